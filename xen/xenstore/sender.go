@@ -3,19 +3,16 @@ package xenstore
 import (
 	"io"
 	"sync"
-)
 
-// tryWriter is a connection that can write what has room, without waiting.
-type tryWriter interface {
-	TryWrite(p []byte) (int, error)
-}
+	"github.com/hvkit/hvkit/internal/nowait"
+)
 
 // sender writes messages without ever making their senders wait for the server. Where the connection can, the goroutine that makes a
 // call writes its message itself, which saves a wake-up; what has no room, and all of it on other connections, is left to a goroutine.
 // What is queued is bounded by the number of requests that may be under way.
 type sender struct {
 	w    io.Writer
-	try  tryWriter     // nil where the connection has none
+	try  nowait.Writer // nil where the connection has none
 	kick chan struct{} // of capacity 1: there is something for the goroutine
 
 	mu sync.Mutex
@@ -26,12 +23,7 @@ type sender struct {
 }
 
 func (s *sender) init(w io.Writer) {
-	s.w, s.kick = w, make(chan struct{}, 1)
-	if t, ok := w.(tryWriter); ok {
-		s.try = t
-	} else {
-		s.try = newSocketWriter(w)
-	}
+	s.w, s.try, s.kick = w, nowait.For(w), make(chan struct{}, 1)
 }
 
 // send writes the message or queues it. The message is the caller's again when it returns.
