@@ -1,0 +1,260 @@
+package xenstored
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hvkit/hvkit/xen/xenstore"
+)
+
+// TestNodeQuota: 1000 nodes, its home included, and not one more; domain 0 is exempt.
+func TestNodeQuota(t *testing.T) {
+	r, host, one, _ := guestRig(t, Quota{})
+	for i := range 999 {
+		require.Empty(t, r.write(one, 0, fmt.Sprintf("d%d/%d", i/100, i), "").err, "node %d", i)
+		if one.dom.nodes == 1000 {
+			break
+		}
+	}
+	require.Equal(t, 1000, one.dom.nodes)
+	require.Equal(t, xenstore.ENOSPC, r.write(one, 0, "more", "").err)
+	require.Equal(t, xenstore.ENOSPC, r.do(one, xenstore.MsgMkdir, 0, "more").err)
+	require.Empty(t, r.write(one, 0, "d0/1", "changed").err, "what is there can be changed")
+	require.Empty(t, r.write(host, 0, "/local/domain/1/by-dom0", "").err, "domain 0 may make it more")
+	require.Equal(t, 1001, one.dom.nodes)
+	r.ok(one, xenstore.MsgRemove, 0, "d1")
+	require.Empty(t, r.write(one, 0, "more", "").err)
+
+	deep := "p" + strings.Repeat("/x", 1000)
+	require.Equal(t, xenstore.ENOSPC, r.write(one, 0, deep, "").err)
+	require.Equal(t, xenstore.ENOENT, r.do(one, xenstore.MsgRead, 0, "p").err, "XS-10: a create that fails leaves nothing")
+}
+
+// TestNodeQuotaInTransaction: creating in a transaction is counted, and counted again at commit, where the C server lets one less through.
+func TestNodeQuotaInTransaction(t *testing.T) {
+	r, _, one, _ := guestRig(t, Quota{Nodes: 5})
+	tx := r.begin(one)
+	for i := range 4 {
+		require.Empty(t, r.write(one, tx, fmt.Sprint(i), "").err)
+	}
+	require.Equal(t, xenstore.ENOSPC, r.write(one, tx, "more", "").err)
+	require.Equal(t, xenstore.ENOSPC, r.end(one, tx))
+	require.Equal(t, 1, one.dom.nodes)
+
+	tx = r.begin(one)
+	for i := range 50 { // XS-10: created and removed in one transaction costs nothing after it
+		require.Empty(t, r.write(one, tx, fmt.Sprint(i), "").err)
+		r.ok(one, xenstore.MsgRemove, tx, fmt.Sprint(i))
+	}
+	r.write(one, tx, "kept", "")
+	require.Empty(t, r.end(one, tx))
+	require.Equal(t, 2, one.dom.nodes)
+}
+
+// TestTransactionsShareAQuota: transactions that fit alone do not all fit together.
+func TestTransactionsShareAQuota(t *testing.T) {
+	r, _, one, _ := guestRig(t, Quota{Nodes: 6})
+	for _, d := range []string{"a", "b"} {
+		r.write(one, 0, d, "")
+	}
+	txa, txb := r.begin(one), r.begin(one)
+	for i := range 2 {
+		r.write(one, txa, fmt.Sprintf("a/%d", i), "")
+		r.write(one, txb, fmt.Sprintf("b/%d", i), "")
+	}
+	require.Empty(t, r.end(one, txa))
+	require.Equal(t, xenstore.ENOSPC, r.end(one, txb))
+}
+
+// TestBothRemove (XSA-440): two transactions that remove the same nodes count them once.
+func TestBothRemove(t *testing.T) {
+	r, _, one, _ := guestRig(t, Quota{})
+	r.write(one, 0, "a/b/c", "")
+	txa, txb := r.begin(one), r.begin(one)
+	r.ok(one, xenstore.MsgRemove, txa, "a")
+	r.ok(one, xenstore.MsgRemove, txb, "a")
+	require.Empty(t, r.end(one, txa))
+	require.Equal(t, xenstore.EAGAIN, r.end(one, txb))
+	require.Equal(t, 1, one.dom.nodes)
+}
+
+// TestNodeSize: 2047 bytes with overhead, permissions and names of children.
+func TestNodeSize(t *testing.T) {
+	r, host, one, _ := guestRig(t, Quota{})
+	fits := 2048 - 24 - 8 - 1
+	require.Empty(t, r.write(one, 0, "v", strings.Repeat("x", fits)).err)
+	require.Equal(t, xenstore.ENOSPC, r.write(one, 0, "v", strings.Repeat("x", fits+1)).err)
+	require.Equal(t, xenstore.ENOSPC, r.do(one, xenstore.MsgSetPerms, 0, "v", "n1", "r2").err, "a permission counts too")
+	require.Empty(t, r.write(host, 0, "/local/domain/1/v", strings.Repeat("x", 4000)).err)
+
+	tx := r.begin(one)
+	require.Equal(t, xenstore.ENOSPC, r.write(one, tx, "w", strings.Repeat("x", fits+1)).err)
+	require.Equal(t, xenstore.ENOMEM, r.end(one, tx), "XSA-415: a failed create fails the transaction")
+
+	r.ok(one, xenstore.MsgMkdir, 0, "dir")
+	for i := 1; i <= 530; i++ {
+		require.Empty(t, r.write(one, 0, fmt.Sprintf("dir/%d", i), "").err, "%d", i)
+	}
+	require.Equal(t, xenstore.ENOSPC, r.write(one, 0, "dir/531", "").err, "the 531st child of one node")
+}
+
+// TestPathLimits (XS-15) is at and past the limit, which counts from after the home, whichever way a path is written.
+func TestPathLimits(t *testing.T) {
+	long := strings.Repeat("x", 2048)
+	for _, tc := range []struct {
+		name, path string
+		fits       bool
+	}{
+		{"relative, at the limit", long, true},
+		{"relative, past it", long + "x", false},
+		{"home, at the limit", "/local/domain/1/" + long, true},
+		{"home, past it", "/local/domain/1/" + long + "x", false},
+		{"absolute, at the limit", "/" + long[1:], true},
+		{"absolute, past it", "/" + long, false},
+		{"like a home, and none", "/local/domain/a/" + long[16:], true},
+		{"like a home, and none, past it", "/local/domain/a/" + long[15:], false},
+		{"like a home, too many digits", "/local/domain/123456/" + long[20:], false},
+		{"special", "@" + long, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r, host, one, _ := guestRig(t, Quota{})
+			for _, cn := range []*conn{host, one} {
+				want := xenstore.EINVAL
+				if tc.fits {
+					want = ""
+				}
+				require.Equal(t, want, r.do(cn, xenstore.MsgWatch, 0, tc.path, "t").err)
+				if !tc.fits {
+					require.Equal(t, want, r.write(cn, 0, tc.path, "").err)
+					require.Equal(t, want, r.do(cn, xenstore.MsgRead, 0, tc.path).err)
+				}
+			}
+			if tc.fits {
+				require.Empty(t, r.write(host, 0, tc.path, "v").err)
+				require.Equal(t, "v", r.ok(host, xenstore.MsgRead, 0, tc.path).payload, "what can be written can be read")
+			}
+		})
+	}
+}
+
+// TestTransactionNodeQuota (XS-13): 1024 nodes in a transaction.
+func TestTransactionNodeQuota(t *testing.T) {
+	r, _, one, _ := guestRig(t, Quota{TransactionNodes: 10})
+	tx := r.begin(one)
+	for i := range 9 { // each is read, and the home above it once
+		require.Equal(t, xenstore.ENOENT, r.do(one, xenstore.MsgRead, tx, fmt.Sprint(i)).err)
+	}
+	require.Equal(t, xenstore.ENOSPC, r.do(one, xenstore.MsgRead, tx, "more").err)
+	require.Equal(t, xenstore.ENOENT, r.do(one, xenstore.MsgRead, tx, "0").err, "what was touched stays")
+	require.Equal(t, xenstore.ENOMEM, r.end(one, tx))
+
+	for i := range 20 {
+		r.write(one, 0, fmt.Sprintf("d/%d", i), "")
+	}
+	before := r.shape()
+	tx = r.begin(one)
+	require.Equal(t, xenstore.ENOSPC, r.do(one, xenstore.MsgRemove, tx, "d").err)
+	require.Equal(t, xenstore.ENOMEM, r.end(one, tx))
+	require.Equal(t, before, r.shape())
+}
+
+// TestMemoryQuota: nodes, watches, transactions and what is not read count; domain 0's writes into a guest's nodes as well.
+func TestMemoryQuota(t *testing.T) {
+	r, host, one, two := guestRig(t, Quota{Memory: 8000, Watches: -1})
+	value := strings.Repeat("x", 1000)
+	n := 0
+	for r.write(one, 0, fmt.Sprint(n), value).err == "" {
+		n++
+	}
+	require.Equal(t, 7, n)
+	require.Equal(t, xenstore.ENOMEM, r.write(one, 0, "0", value+value[:900]).err)
+	require.Equal(t, xenstore.ENOMEM, r.write(host, 0, "/local/domain/1/0", value+value[:900]).err)
+	require.Equal(t, xenstore.ENOMEM, r.do(one, xenstore.MsgWatch, 0, "w", value).err)
+	tx := r.begin(one)
+	require.Equal(t, xenstore.ENOMEM, r.write(one, tx, "0", value).err)
+	r.do(one, xenstore.MsgTransactionEnd, tx, "F")
+	require.Empty(t, r.write(one, 0, "0", "").err)
+	require.Empty(t, r.write(two, 0, "x", value).err, "others are not concerned")
+}
+
+// TestUnreadEvents (XS-11): what waits for a guest that does not read is bounded, and so is what waits for domain 0.
+func TestUnreadEvents(t *testing.T) {
+	r, host, one, _ := guestRig(t, Quota{Memory: 100000})
+	r.maxQueued = 50000
+	deaf := r.connect(0, nil)
+	r.ok(host, xenstore.MsgMkdir, 0, "/pub")
+	r.ok(host, xenstore.MsgSetPerms, 0, "/pub", "r0")
+	for _, cn := range []*conn{one, deaf} {
+		r.ok(cn, xenstore.MsgWatch, 0, "/pub", "t")
+	}
+	for range 3 {
+		for i := range 5000 {
+			r.nextReq++
+			path := fmt.Sprintf("/pub/a-rather-long-name-of-a-node-%d", i%2000)
+			require.NoError(t, r.handle(host, xenstore.Header{Type: xenstore.MsgWrite, ReqID: r.nextReq}, []byte(path+"\x00")))
+			r.drain(host)
+		}
+	}
+	r.check()
+	require.Less(t, len(one.out.buf), 100000)
+	require.ErrorIs(t, deaf.ended, ErrOverflow)
+	require.NotZero(t, r.stats.EventsDropped)
+	require.NotZero(t, r.stats.EventsMerged)
+	require.LessOrEqual(t, one.dom.memory, 100000)
+}
+
+// TestOutstanding: a request is outstanding until its reply and the events it caused have been taken, or have waited too long.
+func TestOutstanding(t *testing.T) {
+	r, _, one, two := guestRig(t, Quota{})
+	r.ok(one, xenstore.MsgSetPerms, 0, "/local/domain/1", "n1", "r2")
+	r.ok(two, xenstore.MsgWatch, 0, "/local/domain/1", "t")
+	for i := range 20 {
+		require.False(t, r.full(one), "%d", i)
+		r.write(one, 0, fmt.Sprint(i), "")
+		r.ok(one, xenstore.MsgSetPerms, 0, fmt.Sprint(i), "r1")
+	}
+	require.True(t, r.full(one), "the events are not taken")
+	require.False(t, r.full(two))
+	r.now = 1000
+	r.expire(two, 500)
+	require.False(t, r.full(one))
+	require.Empty(t, r.events(two), "they were dropped")
+	r.check()
+}
+
+// TestConflictCredit (XS-12): a guest whose writes make others' transactions fail is made to wait.
+func TestConflictCredit(t *testing.T) {
+	r, host, one, two := guestRig(t, Quota{})
+	for i := range int(conflictAllowance/conflictLeast) + 1 {
+		require.Zero(t, r.pausedUntil(one), "%d", i)
+		tx := r.begin(host)
+		r.ok(host, xenstore.MsgDirectory, tx, "/local/domain/1")
+		r.write(one, 0, fmt.Sprint(i), "")
+		require.Equal(t, xenstore.EAGAIN, r.end(host, tx))
+	}
+	require.NotZero(t, r.pausedUntil(one))
+	require.Zero(t, r.pausedUntil(two))
+	require.Zero(t, r.pausedUntil(host))
+	r.now += conflictLeast
+	require.Zero(t, r.pausedUntil(one))
+
+	tx := r.begin(host)
+	r.ok(host, xenstore.MsgDirectory, tx, "/local/domain/1")
+	r.now += 300e6
+	r.write(one, 0, "slow", "")
+	require.Equal(t, xenstore.EAGAIN, r.end(host, tx))
+	require.Equal(t, r.now+int64(600e6-conflictAllowance), r.pausedUntil(one), "twice the time of the transaction")
+
+	for range 20 {
+		tx := r.begin(one)
+		r.ok(one, xenstore.MsgRead, tx, "/local/domain/1")
+		r.write(two, 0, "/local/domain/2/x", "")
+		r.ok(host, xenstore.MsgSetPerms, 0, "/local/domain/1", "b1")
+		r.write(two, 0, "/local/domain/1", "x")
+		require.Equal(t, xenstore.EAGAIN, r.end(one, tx))
+	}
+	require.Zero(t, r.pausedUntil(two), "transactions of guests charge nobody")
+}

@@ -1,0 +1,150 @@
+package xenstored_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hvkit/hvkit/shm"
+	"github.com/hvkit/hvkit/xen/xenstore"
+	"github.com/hvkit/hvkit/xen/xenstored"
+)
+
+// channel is one end of an event channel within the process.
+type channel struct {
+	mu sync.Mutex
+	// +checklocks:mu
+	f    func()
+	peer *channel
+}
+
+func newChannels() (*channel, *channel) {
+	a, b := &channel{}, &channel{}
+	a.peer, b.peer = b, a
+	return a, b
+}
+
+func (c *channel) Notify() error {
+	c.peer.mu.Lock()
+	f := c.peer.f
+	c.peer.mu.Unlock()
+	if f != nil {
+		f()
+	}
+	return nil
+}
+
+func (c *channel) Handle(f func()) {
+	c.mu.Lock()
+	c.f = f
+	c.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
+func (c *channel) Close() error { return nil }
+
+// ringPeer is a page with a server's end that is served as domain 1, and what it takes to be the client.
+type ringPeer struct {
+	page   *shm.Region
+	ch     *channel
+	result chan error
+}
+
+func newRing(t *testing.T, s *xenstored.Server) *ringPeer {
+	near, far := newChannels()
+	p := &ringPeer{page: shm.New(1), ch: near, result: make(chan error, 1)}
+	conn, err := xenstore.NewRingConn(p.page, far, xenstore.RoleServer, nil)
+	require.NoError(t, err)
+	go func() { p.result <- s.ServeConn(context.Background(), conn, 1) }()
+	return p
+}
+
+func (p *ringPeer) client(t *testing.T, cfg *xenstore.RingConfig) *xenstore.Client {
+	conn, err := xenstore.NewRingConn(p.page, p.ch, xenstore.RoleClient, cfg)
+	require.NoError(t, err)
+	return xenstore.NewClient(conn, nil)
+}
+
+// errorCode reads the word in which a server says why it gave the connection up.
+func (p *ringPeer) errorCode() xenstore.RingErrorCode {
+	return xenstore.RingErrorCode(p.page.Load32(xenstore.OffError).Unchecked())
+}
+
+// TestRing: requests, long values and events go over a shared page.
+func TestRing(t *testing.T) {
+	s := newServer(t, nil)
+	host := s.LocalClient()
+	defer host.Close()
+	ctx := t.Context()
+	require.NoError(t, host.Mkdir(ctx, "/local/domain/1"))
+	require.NoError(t, host.SetPerms(ctx, "/local/domain/1", xenstore.Perm{Dom: 1}))
+	p := newRing(t, s)
+	c := p.client(t, nil)
+	value := make([]byte, 1900) // more than the ring holds
+	require.NoError(t, c.Write(ctx, "v", value))
+	got, err := c.Read(ctx, "v")
+	require.NoError(t, err)
+	require.Equal(t, value, got)
+	w, err := c.Watch(ctx, "v", nil)
+	require.NoError(t, err)
+	_, err = w.Next(ctx)
+	require.NoError(t, err)
+	require.NoError(t, host.Write(ctx, "/local/domain/1/v", nil))
+	e, err := w.Next(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "v", e.Path)
+	require.NoError(t, s.ReleaseDomain(1))
+	require.ErrorIs(t, ended(t, p.result), xenstored.ErrReleased)
+	require.NoError(t, c.Close())
+}
+
+// TestRingProtocolError (XS-02, XS-18): a guest that breaks the protocol finds code 3 in its page, and stays introduced.
+func TestRingProtocolError(t *testing.T) {
+	s := newServer(t, nil)
+	require.NoError(t, s.IntroduceDomain(1))
+	p := newRing(t, s)
+	conn, err := xenstore.NewRingConn(p.page, p.ch, xenstore.RoleClient, nil)
+	require.NoError(t, err)
+	_, err = conn.Write(xenstore.Header{Type: xenstore.MsgRead, Len: 4097}.Append(nil))
+	require.NoError(t, err)
+	var perr *xenstore.ProtocolError
+	require.ErrorAs(t, ended(t, p.result), &perr)
+	require.Equal(t, xenstore.RingErrorProtocol, p.errorCode())
+	require.Equal(t, 2, s.Stats().Domains)
+	require.Equal(t, uint64(1), s.Stats().Violations)
+	require.NoError(t, conn.Close())
+}
+
+// TestRingIndex (XS-01): an impossible index is code 2.
+func TestRingIndex(t *testing.T) {
+	s := newServer(t, nil)
+	p := newRing(t, s)
+	p.page.Store32(xenstore.OffReqProd, 5000)
+	require.NoError(t, p.ch.Notify())
+	var rerr *xenstore.RingError
+	require.ErrorAs(t, ended(t, p.result), &rerr)
+	require.Equal(t, xenstore.RingErrorIndex, p.errorCode())
+}
+
+// TestRingReset: a client that asks for a reset begins anew, without the watches and transactions of before.
+func TestRingReset(t *testing.T) {
+	s := newServer(t, nil)
+	p := newRing(t, s)
+	ctx := t.Context()
+	first := p.client(t, nil)
+	for _, path := range []string{"@releaseDomain", "a"} {
+		_, err := first.Watch(ctx, path, nil)
+		require.NoError(t, err)
+	}
+	eventually(t, "the watches", func() bool { return s.Stats().Watches == 2 })
+	require.NoError(t, first.Close())
+	again := p.client(t, &xenstore.RingConfig{Reset: true})
+	_, err := again.DomainPath(ctx, 1)
+	require.NoError(t, err)
+	eventually(t, "the end of the watches", func() bool { return s.Stats().Watches == 0 })
+	require.NoError(t, again.Close())
+}
