@@ -1,0 +1,49 @@
+// Package evtchn is Xen's event channels: the way by which domains, and Xen itself, tell each other that something has happened.
+//
+// A channel has an end, called a port, in each of two domains. An event carries nothing: it says "look", and the two sides have
+// agreed on where, as a rule in shared memory. Events coalesce, so that a hundred of them may arrive as one; an event that nobody has
+// looked for yet is kept, so that none is lost; and one may arrive for no reason. Hence the loop of everybody who waits: look, and
+// wait only where there was nothing.
+//
+//	for {
+//		for there is something to do {
+//			do it
+//		}
+//		if err := ch.Wait(ctx); err != nil {
+//			return err
+//		}
+//	}
+//
+// # The life of a channel
+//
+//	domain 1                                     domain 2
+//	AllocUnbound(2) ─▶ port 5, unbound
+//	        └─ 5 ──── told through Xenstore ────▶ BindInterdomain(1, 5) ─▶ port 7
+//	port 5, interdomain ◀───────────────────────▶ port 7, interdomain
+//	        Notify ─────────────────────────────▶ Wait returns, or the handler runs
+//	        Wait   ◀───────────────────────────── Notify
+//	port 5, unbound ◀──────────────────────────── Close
+//	Close: port 5 is free
+//
+// A domain may have a channel to itself ([Table.BindIPI], or both ends of an interdomain one), and hears of Xen's own events through
+// VIRQs ([Table.BindVIRQ]). The toolstack makes two ports for a domain before it runs, for Xenstore and for the console: those are
+// taken over with [Table.Adopt].
+//
+// Public event_channel.h is the protocol; Xen's common/event_channel.c and common/event_2l.c are what happens.
+//
+// # Arrival
+//
+// With 2-level channels Xen sets a bit for the port in a page that it shares with the domain, shared_info, and interrupts the domain
+// if the port is not masked. [TwoLevel] is the core: it reads and clears these bits, and knows the race of unmasking. [Native] is the
+// shell: [Native.Upcall], which the platform calls on that interrupt, hands arrivals to whoever waits, and [NewNative] makes the
+// [Table] that drivers use. The suite in evtchntest says what every Table must do.
+//
+// A peer can send as fast as it likes. An event that comes before the one before it has been taken masks the port until the waiter
+// comes back, so that a flood costs its target one arrival for each Wait, and others nothing. An event for a port that nobody has open
+// is counted, and masks that port.
+//
+// # Suspend and resume
+//
+// A domain that was suspended and resumed has no channel open. Those of before answer [hypercall.ErrStale], and whoever waits on them
+// wakes with it: make new ones.
+package evtchn
