@@ -1,8 +1,8 @@
 package shm
 
 import (
+	"maps"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -20,9 +20,12 @@ type state struct {
 	parts []*state
 
 	mu sync.Mutex
-	// joins are the regions that Join made with pages of this one. They close with it, and it does not keep them alive.
+	// joins are the regions that Join made with pages of this one. They close with it, and it does not keep them alive. A join leaves
+	// when it is closed; those that were dropped without that are cleared out when there are sweepAt.
 	// +checklocks:mu
-	joins []weak.Pointer[state]
+	joins map[weak.Pointer[state]]bool
+	// +checklocks:mu
+	sweepAt int
 }
 
 // Close ends the use of the region. Mapped pages go back to the kernel and zero pages take their place, so an access under way cannot
@@ -44,10 +47,13 @@ func (s *state) close() error {
 	if !first {
 		return nil
 	}
-	for _, j := range joins {
+	for j := range joins {
 		if j := j.Value(); j != nil {
 			j.close()
 		}
+	}
+	for _, part := range s.parts {
+		part.leave(weak.Make(s))
 	}
 	var err error
 	if s.unmap != nil {
@@ -59,7 +65,7 @@ func (s *state) close() error {
 }
 
 // shut stops accesses. It returns the joined regions to close, and whether the state was open.
-func (s *state) shut() (joins []weak.Pointer[state], first bool) {
+func (s *state) shut() (joins map[weak.Pointer[state]]bool, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed.Load() {
@@ -88,7 +94,19 @@ func (s *state) enlist(j weak.Pointer[state]) bool {
 	if s.closed.Load() {
 		return false
 	}
-	s.joins = slices.DeleteFunc(s.joins, func(p weak.Pointer[state]) bool { return p == j || p.Value() == nil })
-	s.joins = append(s.joins, j)
+	if len(s.joins) >= s.sweepAt {
+		maps.DeleteFunc(s.joins, func(p weak.Pointer[state], _ bool) bool { return p.Value() == nil })
+		s.sweepAt = 2*len(s.joins) + 8
+	}
+	if s.joins == nil {
+		s.joins = make(map[weak.Pointer[state]]bool)
+	}
+	s.joins[j] = true
 	return true
+}
+
+func (s *state) leave(j weak.Pointer[state]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.joins, j)
 }
