@@ -248,7 +248,7 @@ func (ch *channel) Status() (Status, error) {
 	if err != nil {
 		return Status{}, &OpError{Op: "status of", Port: ch.port, Err: err}
 	}
-	return Status{State: State(st.State), VCPU: st.VCPU, Remote: st.RemoteDom, Port: st.RemotePort, VIRQ: st.VIRQ}, nil
+	return Status{State: st.State, VCPU: st.VCPU, Remote: st.RemoteDom, Port: st.RemotePort, VIRQ: st.VIRQ}, nil
 }
 
 // Close implements [Channel].

@@ -51,16 +51,16 @@ type Channel interface {
 }
 
 // State is the state of a channel, as EVTCHNOP_status says it.
-type State uint32
+type State = hypercall.ChannelState
 
 // The states of a channel.
 const (
-	Closed State = iota
-	Unbound
-	Interdomain
-	PIRQ
-	VirtualIRQ
-	IPI
+	Closed      = hypercall.EvtchnClosed
+	Unbound     = hypercall.EvtchnUnbound
+	Interdomain = hypercall.EvtchnInterdomain
+	PIRQ        = hypercall.EvtchnPIRQ
+	VirtualIRQ  = hypercall.EvtchnVIRQ
+	IPI         = hypercall.EvtchnIPI
 )
 
 // Status is what Xen says of a channel.
