@@ -267,7 +267,9 @@ func (s *Server) Close() error {
 	s.mu.Unlock()
 	var errs []error
 	for _, l := range listeners {
-		errs = append(errs, l.Close())
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) { // Serve may be closing it at this moment
+			errs = append(errs, err)
+		}
 	}
 	for _, ss := range sessions {
 		ss.end(net.ErrClosed)
