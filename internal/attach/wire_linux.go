@@ -1,0 +1,119 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hvkit/hvkit/xen/hypercall"
+)
+
+// Conn sends and receives messages with their descriptors. One goroutine at a time receives, and one sends.
+type Conn struct {
+	sock *net.UnixConn
+	in   []byte
+	oob  []byte
+	out  []byte
+}
+
+// NewConn returns a connection over a SOCK_SEQPACKET socket.
+func NewConn(sock *net.UnixConn) *Conn {
+	return &Conn{sock: sock, in: make([]byte, MaxMessage), oob: make([]byte, unix.CmsgSpace(MaxFDs*4))}
+}
+
+// Send sends a message and descriptors, which stay the caller's; the caller keeps them open until Send has returned.
+func (c *Conn) Send(m *Message, fds ...int) error {
+	c.out = m.Append(c.out[:0])
+	if len(c.out) > MaxMessage || len(fds) > MaxFDs {
+		return fmt.Errorf("attach: %v of %d bytes and %d descriptors: %w", m.Kind, len(c.out), len(fds), errTooLarge)
+	}
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	if _, _, err := c.sock.WriteMsgUnix(c.out, oob, nil); err != nil {
+		return fmt.Errorf("attach: send %v: %w", m.Kind, err)
+	}
+	return nil
+}
+
+var errTooLarge = fmt.Errorf("at most %d bytes and %d descriptors can be sent at once: %w", MaxMessage, MaxFDs, hypercall.E2BIG)
+
+// Receive returns the next message and its descriptors, which are the caller's to close. The message's data are good until the next
+// Receive. At the end of the connection the error is io.EOF.
+func (c *Conn) Receive() (*Message, FDs, error) {
+	n, oobn, flags, _, err := c.sock.ReadMsgUnix(c.in, c.oob)
+	fds, derr := descriptors(c.oob[:max(oobn, 0)]) // even an empty message, which reads as the end, may bring descriptors
+	if err == nil {
+		err = derr
+	}
+	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		err = fmt.Errorf("%w: more than %d bytes or %d descriptors", ErrMessage, MaxMessage, MaxFDs)
+	}
+	var m *Message
+	if err == nil {
+		m, err = Parse(c.in[:n])
+	}
+	if err != nil {
+		fds.Close()
+		return nil, nil, err
+	}
+	return m, fds, nil
+}
+
+// FDs are descriptors that came with a message. Those that were taken out are -1.
+type FDs []int
+
+// Close closes those that nobody took.
+func (f FDs) Close() {
+	for i, fd := range f {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		f[i] = -1
+	}
+}
+
+// File takes one out as a file.
+func (f FDs) File(i int) *os.File {
+	fd := f[i]
+	f[i] = -1
+	return os.NewFile(uintptr(fd), "hvkit-extent")
+}
+
+// Event takes one out as an event.
+func (f FDs) Event(i int) *Event {
+	fd := f[i]
+	f[i] = -1
+	return newEvent(fd)
+}
+
+// descriptors takes the descriptors out of a message's control data.
+func descriptors(oob []byte) (FDs, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, fmt.Errorf("%w: control data: %w", ErrMessage, err)
+	}
+	var all FDs
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if errors.Is(err, unix.EINVAL) {
+			continue // other control data
+		}
+		all = append(all, fds...)
+	}
+	return all, nil
+}
+
+// SetSendDeadline bounds how long a Send, also one under way, may wait for the peer to take messages.
+func (c *Conn) SetSendDeadline(t time.Time) error { return c.sock.SetWriteDeadline(t) }
+
+// Close ends the connection. A Receive under way returns.
+func (c *Conn) Close() error { return c.sock.Close() }
