@@ -23,6 +23,8 @@ type room struct {
 var rooms = []room{
 	{"internal/door", nil},
 	{"shm", []string{"internal/door"}},
+	{"internal/spin", nil},
+	{"internal/nowait", nil},
 
 	// The portable device interfaces that all drivers meet.
 	{"", nil},
@@ -30,9 +32,9 @@ var rooms = []room{
 	// Xen: the interface.
 	{"xen/hypercall", []string{"shm", "internal/door"}},
 	{"xen/grant", []string{"shm", "internal/door", "xen/hypercall"}},
-	{"xen/evtchn", []string{"shm", "internal/door", "xen/hypercall"}},
-	{"xen/xenstore", []string{"shm", "xen/hypercall"}},
-	{"xen/xenstored", []string{"shm", "xen/hypercall", "xen/xenstore"}},
+	{"xen/evtchn", []string{"shm", "internal/door", "internal/spin", "xen/hypercall"}},
+	{"xen/xenstore", []string{"shm", "internal/nowait", "internal/spin", "xen/hypercall"}},
+	{"xen/xenstored", []string{"shm", "internal/nowait", "xen/hypercall", "xen/xenstore"}},
 	{"internal/gfn", []string{"xen/hypercall"}},
 	{"internal/attach", []string{"shm", "internal/door", "internal/gfn", "xen/hypercall"}},
 	{"xen", []string{"shm", "internal/attach", "xen/hypercall", "xen/grant", "xen/evtchn", "xen/xenstore"}},
@@ -43,7 +45,7 @@ var rooms = []room{
 	{"xen/blkif", []string{"shm", "xen/hypercall", "xen/ring"}},
 	{"xen/conif", []string{"shm", "xen/hypercall", "xen/ring"}},
 	{"xen/xenbus", []string{"shm", "xen", "xen/hypercall", "xen/grant", "xen/evtchn", "xen/xenstore"}},
-	{"xen/vchan", []string{"shm", "xen", "xen/hypercall", "xen/grant", "xen/evtchn", "xen/xenstore"}},
+	{"xen/vchan", []string{"shm", "internal/spin", "xen", "xen/hypercall", "xen/grant", "xen/evtchn", "xen/xenstore"}},
 
 	// Other machines.
 	{"arm", []string{"shm", "internal/door"}},

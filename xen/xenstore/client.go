@@ -77,6 +77,7 @@ type Client struct {
 	rw   io.ReadWriteCloser
 	conf Config
 	out  sender
+	in   receiver
 
 	slots        chan struct{} // holds one value for each request that the server has not answered
 	transactions chan struct{} // holds one value for each transaction
@@ -134,8 +135,9 @@ func NewClient(rw io.ReadWriteCloser, cfg *Config) *Client {
 		transactions: make(chan struct{}, conf.MaxTransactions),
 		core:         newCore(conf.MaxOutstanding),
 	}
-	c.pool.New = func() any { return &request{wake: make(chan struct{}, 1)} }
+	c.pool.New = func() any { return c.newRequest() }
 	c.out.init(rw)
+	c.in.init(rw)
 	c.work.Go(c.readLoop)
 	c.work.Go(func() {
 		if err := c.out.loop(c.dead); err != nil {
@@ -205,48 +207,6 @@ func (c *Client) fail(cause error) {
 	}
 	if err := c.rw.Close(); err != nil {
 		c.conf.Logger.Debug("xenstore: close", "err", err)
-	}
-}
-
-// maxEmptyReads is how many reads in a row may bring nothing.
-const maxEmptyReads = 100
-
-// readLoop takes messages in until the connection ends. It never waits for anybody but the server.
-func (c *Client) readLoop() {
-	var dec Decoder
-	empty := 0
-	for {
-		n, err := c.rw.Read(dec.Space())
-		dec.Filled(n)
-		if empty++; n > 0 {
-			empty = 0
-		}
-		if perr := c.drain(&dec); perr != nil {
-			err = perr
-		}
-		switch {
-		case err == io.EOF && dec.Partial() > 0:
-			err = fmt.Errorf("the server left after %d bytes of a message: %w", dec.Partial(), io.ErrUnexpectedEOF)
-		case err == nil && empty > maxEmptyReads:
-			err = io.ErrNoProgress
-		}
-		if err != nil {
-			c.fail(err)
-			return
-		}
-	}
-}
-
-// drain delivers the messages that have come whole.
-func (c *Client) drain(dec *Decoder) error {
-	for {
-		h, payload, ok, err := dec.Next()
-		if !ok {
-			return err
-		}
-		if err := c.deliver(h, payload); err != nil {
-			return err
-		}
 	}
 }
 
@@ -323,8 +283,12 @@ func (c *Client) acquire(ctx context.Context) error {
 
 // await waits for the reply to a request that was sent.
 func (c *Client) await(ctx context.Context, req *request) (*request, error) {
+	begin, found := c.lookFor(ctx, req)
 	select {
 	case <-req.wake:
+		if !found {
+			c.slept(begin)
+		}
 	case <-ctx.Done():
 		c.mu.Lock()
 		under := c.core.abandon(req)

@@ -41,6 +41,7 @@ type request struct {
 	err      error
 	msg      []byte        // the encoded request
 	wake     chan struct{} // of the shell, capacity 1: finished
+	look     func() bool   // of the shell: whether there is something to do for the one who waits
 }
 
 func newCore(outstanding int) core {

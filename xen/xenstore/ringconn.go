@@ -5,11 +5,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/hvkit/hvkit/internal/spin"
 	"github.com/hvkit/hvkit/shm"
 )
 
@@ -25,8 +25,9 @@ type RingChannel interface {
 
 // RingConfig configures a [RingConn]. The zero value is what a guest wants.
 type RingConfig struct {
-	// Spin is how long a read looks at the ring before it sleeps until an event. The default is 0: not at all. It buys latency with
-	// a busy processor: use it where a processor is to spare.
+	// Spin is how long a read looks at the ring before it sleeps until an event, at most. How long it really does, it finds out by
+	// itself: it spins while the peer is busy, and not on an idle connection. 0 is DefaultSpin, a negative one never spins, and on a
+	// machine with one processor nothing does.
 	Spin time.Duration
 	// Reset, of a client, asks for a reset of the connection first, where the server can do that.
 	Reset bool
@@ -37,25 +38,38 @@ type RingConfig struct {
 	Logger *slog.Logger
 }
 
+// DefaultSpin is how long a read of a [RingConn] looks at the ring before it sleeps, at most, where its RingConfig does not say.
+const DefaultSpin = spin.DefaultMax
+
 // RingStats counts what went over a [RingConn].
 type RingStats struct {
 	BytesRead, BytesWritten uint64
 	Notified                uint64 // events sent
+	Saved                   uint64 // events not sent, because the peer had taken everything by then
 	Arrivals                uint64 // events that came
+	Spins                   uint64 // times that a read waited for bytes, and found them without a sleep
 	Sleeps                  uint64 // times that a read or write waited for an event
 }
 
 // RingConn is one end of a ring page as a stream of bytes that blocks. It is safe for concurrent use: one Read and one Write at a time
 // go on, others wait their turn.
 type RingConn struct {
-	ch   RingChannel
-	spin time.Duration
-	log  *slog.Logger
+	ch    RingChannel
+	spin  spin.Waiter
+	grace bool // whether a write looks for a moment if its event is needed
+	log   *slog.Logger
 
 	rmu sync.Mutex // held while the reading half of ring is used
 	wmu sync.Mutex // held while the writing half of ring is used
 	// ring's halves belong to rmu and wmu; where both are needed rmu is taken first.
 	ring *Ring
+	// patience belongs to wmu: how many notifications are to be sent without looking whether they are needed.
+	patience int
+
+	ready func() bool // is c.worthReading
+
+	lookers atomic.Int32 // see lookIn
+	passed  atomic.Bool  // an event came while somebody looked
 
 	readable  chan struct{} // of capacity 1: an event came
 	writable  chan struct{} // the same, for writers
@@ -66,7 +80,7 @@ type RingConn struct {
 	// +checklocks:mu
 	err error // why it has ended
 
-	bytesRead, bytesWritten, notified, arrivals, sleeps atomic.Uint64
+	bytesRead, bytesWritten, notified, saved, arrivals, sleeps atomic.Uint64
 }
 
 var _ io.ReadWriteCloser = (*RingConn)(nil)
@@ -89,9 +103,11 @@ func NewRingConn(page *shm.Region, ch RingChannel, role RingRole, cfg *RingConfi
 		return nil, err
 	}
 	c := &RingConn{
-		ch: ch, spin: conf.Spin, log: conf.Logger, ring: ring,
+		ch: ch, grace: conf.Spin >= 0, log: conf.Logger, ring: ring,
 		readable: make(chan struct{}, 1), writable: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
+	c.ready = c.worthReading
+	c.spin.Init(conf.Spin)
 	reset := role == RoleClient && conf.Reset && ring.RequestReset()
 	ch.Handle(c.arrived)
 	if reset {
@@ -103,8 +119,12 @@ func NewRingConn(page *shm.Region, ch RingChannel, role RingRole, cfg *RingConfi
 // arrived runs for each event. It wakes both halves: an event does not say which of them it is for.
 func (c *RingConn) arrived() {
 	c.arrivals.Add(1)
-	wake(c.readable)
 	wake(c.writable)
+	if c.lookers.Load() > 0 {
+		c.passed.Store(true)
+		return
+	}
+	wake(c.readable)
 }
 
 func wake(ch chan struct{}) {
@@ -151,21 +171,19 @@ func (c *RingConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	spun := c.spin <= 0
 	for {
 		n, err := c.tryRead(p)
 		if n > 0 || err != nil {
 			return n, err
 		}
-		if !spun {
-			spun = true
-			c.spinUntilReadable()
+		again, begin := c.spin.Spin(c.ready, c.readable)
+		if again {
 			continue
 		}
 		if err := c.sleep(c.readable); err != nil {
 			return 0, err
 		}
-		spun = c.spin <= 0
+		c.spin.Slept(begin)
 	}
 }
 
@@ -187,22 +205,45 @@ func (c *RingConn) tryRead(p []byte) (int, error) {
 	return n, err
 }
 
-// spinUntilReadable looks at the ring for a while. It lets others run between looks: where the peer is a goroutine of this process, it
-// may need this processor to answer.
-func (c *RingConn) spinUntilReadable() {
-	for start := time.Now(); time.Since(start) < c.spin && c.endedWith() == nil; runtime.Gosched() {
-		for range looksPerTurn {
-			c.rmu.Lock()
-			ok := c.ring.Readable()
-			c.rmu.Unlock()
-			if ok {
-				return
-			}
-		}
+// worthReading reports whether tryRead would return something.
+func (c *RingConn) worthReading() bool {
+	if c.endedWith() != nil {
+		return true
+	}
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	return c.ring.Readable()
+}
+
+// awaitEvent waits until it is worth to read.
+func (c *RingConn) awaitEvent() error {
+	if c.worthReading() {
+		return nil
+	}
+	return c.sleep(c.readable)
+}
+
+// lookIn and lookAway stand around a time in which somebody looks at the ring and reads what comes, so that awaitEvent need not return
+// for an event.
+func (c *RingConn) lookIn() { c.lookers.Add(1) }
+
+func (c *RingConn) lookAway() {
+	c.lookers.Add(-1)
+	// What was written before an event that was passed over is to be seen now.
+	if c.passed.Swap(false) && (c.worthReading() || c.gaveUp()) {
+		wake(c.readable)
 	}
 }
 
-const looksPerTurn = 16
+// gaveUp reports whether the server left an error in the page.
+func (c *RingConn) gaveUp() bool {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	return c.ring.PeerError() != nil
+}
+
+// waiter returns what decides how long to look for something to read.
+func (c *RingConn) waiter() *spin.Waiter { return &c.spin }
 
 // sleep waits for an event.
 func (c *RingConn) sleep(event <-chan struct{}) error {
@@ -243,12 +284,43 @@ func (c *RingConn) TryWrite(p []byte) (int, error) {
 	if n == 0 && err == nil && len(p) > 0 {
 		err = c.ring.PeerError()
 	}
+	if notify && c.taken() {
+		notify = false
+		c.saved.Add(1)
+	}
 	c.wmu.Unlock()
 	if notify || err != nil && err != ErrRingReset {
 		c.notify()
 	}
 	c.bytesWritten.Add(uint64(n))
 	return n, err
+}
+
+// A write looks up to looksForPeer times, which takes less than a microsecond, whether its event is needed. If it was, the next eventsAfter
+// events are sent without a look.
+const (
+	looksForPeer = 200
+	eventsAfter  = 16
+)
+
+// taken looks for a moment whether the peer takes what was written without being told: it spins then, and an event, which would cost
+// both ends much more, would tell it nothing. One that has taken everything is not asleep for want of it. The caller holds wmu.
+func (c *RingConn) taken() bool {
+	if !c.grace {
+		return false
+	}
+	if c.patience > 0 {
+		c.patience--
+		return false
+	}
+	h := &c.ring.out
+	for range looksForPeer {
+		if c.ring.page.Load32(h.peerOff).Is(h.own) {
+			return true
+		}
+	}
+	c.patience = eventsAfter
+	return false
 }
 
 // Fail, of a server, gives the connection up, tells the client why, and closes the end.
@@ -276,7 +348,8 @@ func (c *RingConn) Features() uint32 { return c.ring.Features() }
 func (c *RingConn) Stats() RingStats {
 	return RingStats{
 		BytesRead: c.bytesRead.Load(), BytesWritten: c.bytesWritten.Load(),
-		Notified: c.notified.Load(), Arrivals: c.arrivals.Load(), Sleeps: c.sleeps.Load(),
+		Notified: c.notified.Load(), Saved: c.saved.Load(), Arrivals: c.arrivals.Load(),
+		Spins: c.spin.Spins(), Sleeps: c.sleeps.Load(),
 	}
 }
 
