@@ -2,11 +2,9 @@ package vchan_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -256,10 +254,6 @@ func TestV11PeerDies(t *testing.T) {
 			})
 		}
 	}
-}
-
-func isOneOf(err error, errs ...error) bool {
-	return slices.ContainsFunc(errs, func(e error) bool { return errors.Is(err, e) })
 }
 
 // Dialling a domain that does not exist fails at once, and one that dies meanwhile fails then.
