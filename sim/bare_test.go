@@ -1,7 +1,9 @@
 package sim_test
 
 import (
+	"context"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -120,6 +122,13 @@ func newHost(t testing.TB, cfg *sim.HostConfig) *sim.Host {
 		h.Close()
 	})
 	return h
+}
+
+// within is a context for what must not take long.
+func within(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // onBare runs a test on each platform.

@@ -30,7 +30,7 @@ func sharedPair(a, b place) platform {
 			}
 			return simtest.Join(t, socket, name)
 		}
-		return make(a, "a"), make(b, "b")
+		return known(t, h, make(a, "a")), known(t, h, make(b, "b"))
 	}}
 }
 

@@ -2,6 +2,7 @@ package sim_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,10 +27,29 @@ func inProcess(t *testing.T, h *sim.Host, name string, abi hypercall.ABI) *xen.D
 	return simtest.NewDomainConfig(t, h, &sim.DomainConfig{Name: name, ABI: abi}).Xen()
 }
 
+// hosts are the hosts of domains: *xen.Domain to *sim.Host.
+var hosts sync.Map
+
+// known remembers a domain's host for hostOf.
+func known(t *testing.T, h *sim.Host, d *xen.Domain) *xen.Domain {
+	hosts.Store(d, h)
+	t.Cleanup(func() { hosts.Delete(d) })
+	return d
+}
+
+// theHost returns the host of a domain of a platform's pair.
+func theHost(d *xen.Domain) *sim.Host {
+	h, _ := hosts.Load(d)
+	return h.(*sim.Host)
+}
+
+// hostOf returns a domain as its host sees it.
+func hostOf(d *xen.Domain) *sim.Domain { return theHost(d).Domain(d.ID()) }
+
 func heapPair(abi hypercall.ABI) platform {
 	return platform{"Heap/" + abi.String(), func(t *testing.T, limits sim.Limits) (a, b *xen.Domain) {
 		h := simtest.NewHost(t, &sim.HostConfig{Limits: limits})
-		return inProcess(t, h, "a", abi), inProcess(t, h, "b", abi)
+		return known(t, h, inProcess(t, h, "a", abi)), known(t, h, inProcess(t, h, "b", abi))
 	}}
 }
 

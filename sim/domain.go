@@ -90,7 +90,7 @@ func (h *Host) create(c DomainConfig) (*Domain, error) {
 	d := &Domain{host: h, name: c.Name, gone: make(chan struct{})}
 	if c.External {
 		if !h.cfg.Shared {
-			return nil, errors.New("External needs a host with HostConfig.Shared")
+			return nil, errors.New("a domain of another process needs a host with HostConfig.Shared")
 		}
 		d.external = newExternal()
 		d.token = newToken()

@@ -16,7 +16,7 @@ import (
 
 // Bounds on processes that connect.
 const (
-	helloTimeout = 5 * time.Second  // to say who it is
+	helloTimeout = 5 * time.Second  // to say who it is, by default
 	replyTimeout = 10 * time.Second // to take a message
 	endTimeout   = time.Second      // to take the last message
 	maxStrangers = 64               // connections that have not said yet who they are
@@ -97,6 +97,9 @@ func (h *Host) Serve(ctx context.Context, l *net.UnixListener, cfg *ServeConfig)
 	var c ServeConfig
 	if cfg != nil {
 		c = *cfg
+	}
+	if c.HelloTimeout <= 0 {
+		c.HelloTimeout = helloTimeout
 	}
 	if !h.remote.track(l) {
 		return fmt.Errorf("sim: serve: %w", net.ErrClosed)
@@ -182,11 +185,12 @@ func (d *doorman) serve(sock *net.UnixConn) {
 	defer sock.Close()
 	defer d.h.remote.forget(sock)
 	conn := attach.NewConn(sock)
-	sock.SetDeadline(time.Now().Add(helloTimeout))
+	sock.SetDeadline(time.Now().Add(d.cfg.HelloTimeout))
 	dom, err := d.claim(conn)
 	<-d.strangers
 	if err != nil {
 		d.h.log.Warn("sim: a process could not join", "err", err)
+		sock.SetDeadline(time.Now().Add(endTimeout))
 		conn.Send(&attach.Message{Kind: attach.Ended, Text: err.Error()})
 		return
 	}

@@ -124,7 +124,12 @@ func (d *guest) cross(n hypercall.Port, p *port, r *guest, rn hypercall.Port, rp
 
 // watchPeer has the host take what the other end of a port of this process's domain sends.
 func (d *guest) watchPeer(w *wires, n hypercall.Port) error {
-	return d.xen.wiring.watch(w, w.rx, func() { d.pendLate(n) })
+	rx := w.rx
+	return d.xen.wiring.watch(w, rx, func() {
+		if p, err := d.port(n); err == nil && p.wires.rx == rx { // it is that port still
+			d.pend(n)
+		}
+	})
 }
 
 // watchHost has the host take what a domain of another process sends on a port whose other end is the host itself.
@@ -145,13 +150,6 @@ func (w *wiring) watch(ws *wires, what *wire, f func()) error {
 	}
 	ws.watched, ws.watch = what, id
 	return nil
-}
-
-// pendLate makes an event arrive at a port to which another process rang, if it is open still.
-func (d *guest) pendLate(n hypercall.Port) {
-	if p, err := d.port(n); err == nil && p.state == hypercall.EvtchnInterdomain {
-		d.pend(n)
-	}
 }
 
 // hungUp returns a channel that is closed when the peer of the socket has gone, even while nobody reads. forget ends that.

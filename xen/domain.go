@@ -47,6 +47,8 @@ type Domain struct {
 	events *evtchn.Native
 	info   hypercall.GFN // where shared_info is
 
+	resuming sync.Mutex // held while an incarnation is started; mu may be taken with it held
+
 	mu sync.Mutex
 	// +checklocks:mu
 	id hypercall.DomID
@@ -55,11 +57,15 @@ type Domain struct {
 	// +checklocks:mu
 	store *xenstore.Client
 	// +checklocks:mu
+	stores []*xenstore.Client // that are open: of the present incarnation, and of one whose start failed
+	// +checklocks:mu
 	shared *shm.Region // shared_info
 	// +checklocks:mu
 	number uint64
 	// +checklocks:mu
 	changed chan struct{}
+	// +checklocks:mu
+	giveUp context.CancelFunc // ends the last resume; nil before the first
 	// +checklocks:mu
 	broken error // why the last resume failed
 	// +checklocks:mu
@@ -154,28 +160,42 @@ func (d *Domain) connect(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if !d.adoptStore(client) {
+		client.Close()
+		return net.ErrClosed
+	}
 	id, name, err := identity(ctx, client)
 	if err != nil {
-		client.Close()
 		return err
 	}
-	old, err := d.become(id, name, client)
-	if old != nil {
-		old.Close()
-	}
-	return err
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.id, d.name, d.store = id, name, client
+	return nil
 }
 
-// become has the domain be who it is in its present incarnation. It returns the client that is of no use any more.
-func (d *Domain) become(id hypercall.DomID, name string, client *xenstore.Client) (old *xenstore.Client, err error) {
+// adoptStore has the client be closed with its incarnation, or with the domain, unless that has happened already.
+func (d *Domain) adoptStore(c *xenstore.Client) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return client, net.ErrClosed
+		return false
 	}
-	old = d.store
-	d.id, d.name, d.store = id, name, client
-	return old, nil
+	d.stores = append(d.stores, c)
+	return true
+}
+
+// closeStores closes the connections to Xenstore of earlier incarnations.
+func (d *Domain) closeStores() error {
+	d.mu.Lock()
+	stores := d.stores
+	d.stores = nil
+	d.mu.Unlock()
+	var errs []error
+	for _, s := range stores {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (d *Domain) dialStore() (*xenstore.Client, error) {
@@ -236,9 +256,15 @@ func identity(ctx context.Context, c *xenstore.Client) (hypercall.DomID, string,
 	return id, string(name), nil
 }
 
-// resume starts the next incarnation.
+// resume starts the next incarnation. Where the domain becomes yet another one meanwhile, what the earlier call waits for will not come:
+// the later call ends it, and then starts anew.
 func (d *Domain) resume() {
-	err := d.restart()
+	ctx, cancel := context.WithCancel(d.life)
+	defer cancel()
+	d.supersede(cancel)
+	d.resuming.Lock()
+	defer d.resuming.Unlock()
+	err := d.restart(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.number++
@@ -250,7 +276,18 @@ func (d *Domain) resume() {
 	}
 }
 
-func (d *Domain) restart() error {
+// supersede ends the resume before this one, if it is under way, and has cancel end this one.
+func (d *Domain) supersede(cancel context.CancelFunc) {
+	d.mu.Lock()
+	before := d.giveUp
+	d.giveUp = cancel
+	d.mu.Unlock()
+	if before != nil {
+		before()
+	}
+}
+
+func (d *Domain) restart(ctx context.Context) error {
 	old := d.sharedInfo()
 	shared, err := d.mapSharedInfo()
 	if err != nil {
@@ -259,11 +296,12 @@ func (d *Domain) restart() error {
 	if err := d.events.Resume(shared); err != nil {
 		return err
 	}
+	d.closeStores() // not before: until then their port would be taken for one of the new incarnation
 	old.Close()
 	if err := d.grants.Resume(); err != nil {
 		return err
 	}
-	return d.connect(d.life)
+	return d.connect(ctx)
 }
 
 func (d *Domain) sharedInfo() *shm.Region {
@@ -320,19 +358,18 @@ func (d *Domain) Close() error {
 		return nil
 	}
 	d.closed = true
-	store, shared := d.store, d.shared
+	shared := d.shared
 	d.mu.Unlock()
 	d.end()
 
 	var errs []error
 	add := func(err error) {
-		if !errors.Is(err, net.ErrClosed) { // which says that the domain has ended, and took what there was with it
+		// Where the domain has ended, or become another incarnation at this moment, what there was has gone with it.
+		if !errors.Is(err, net.ErrClosed) && !errors.Is(err, ErrStale) {
 			errs = append(errs, err)
 		}
 	}
-	if store != nil {
-		add(store.Close())
-	}
+	add(d.closeStores())
 	if d.grants != nil {
 		add(d.grants.Close())
 	}

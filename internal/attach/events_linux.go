@@ -3,16 +3,20 @@ package attach
 import (
 	"encoding/binary"
 	"fmt"
-	"sync/atomic"
+	"sync"
 
 	"github.com/hvkit/hvkit/xen/hypercall"
 )
 
 // line is this domain's end of an event channel.
 type line struct {
-	rx, tx *Event // tx is nil where nothing can be sent: on a virtual interrupt's port
-	watch  int32
-	gone   atomic.Bool
+	rx    *Event
+	tx    *Event // nil where nothing can be sent: on a virtual interrupt's port
+	watch int32
+
+	mu sync.Mutex
+	// +checklocks:mu
+	gone bool // nothing arrives any more
 }
 
 // eventChannelOp answers what concerns pending bits and sends here, and has the host answer the rest.
@@ -113,8 +117,8 @@ func (m *Machine) addLine(n hypercall.Port, rx, tx *Event) error {
 	}
 	m.dropLine(n) // which the host must have closed
 	watch, err := m.poller.Watch(rx, func() {
-		if !l.gone.Load() {
-			m.arrive(n)
+		if l.pend(m.bits, n) {
+			m.kick()
 		}
 	})
 	if err != nil {
@@ -124,6 +128,22 @@ func (m *Machine) addLine(n hypercall.Port, rx, tx *Event) error {
 	l.watch = watch
 	m.ports[n].Store(l)
 	return nil
+}
+
+// pend makes an event pending on the port, unless it was closed: then the port may be another's already.
+func (l *line) pend(bits *EventBits, n hypercall.Port) (kick bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.gone && bits.Pend(n)
+}
+
+// leave has nothing arrive any more. What was pending is dropped, as when Xen closes a port (evtchn_free of
+// xen/common/event_channel.c).
+func (l *line) leave(bits *EventBits, n hypercall.Port) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone = true
+	bits.ClearPending(n)
 }
 
 func (l *line) close() {
@@ -140,16 +160,15 @@ func (m *Machine) arrive(n hypercall.Port) {
 	}
 }
 
-// dropLine is the end of a port. What was pending is dropped with it (evtchn_free of xen/common/event_channel.c).
+// dropLine is the end of a port.
 func (m *Machine) dropLine(n hypercall.Port) {
 	if uint64(n) >= uint64(len(m.ports)) {
 		return
 	}
 	if l := m.ports[n].Swap(nil); l != nil {
-		l.gone.Store(true)
 		m.poller.Forget(l.watch, l.rx)
+		l.leave(m.bits, n)
 		l.close()
-		m.bits.ClearPending(n)
 	}
 }
 
