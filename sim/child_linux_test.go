@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hvkit/hvkit/internal/selfexec"
 	"github.com/hvkit/hvkit/xen"
 	"github.com/hvkit/hvkit/xen/evtchn"
 	"github.com/hvkit/hvkit/xen/grant"
@@ -156,7 +157,8 @@ func startChild(t testing.TB, socket, token, what string, peer hypercall.DomID) 
 	require.NoError(t, err)
 	outR, outW, err := os.Pipe()
 	require.NoError(t, err)
-	cmd := exec.Command(os.Args[0])
+	cmd, err := selfexec.Command(context.Background())
+	require.NoError(t, err)
 	cmd.Env = append(os.Environ(), childEnv+"="+what, fmt.Sprintf("%s=%d", childPeer, peer),
 		xen.EnvHost+"="+socket, xen.EnvToken+"="+token, xen.EnvDomain+"=child")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = inR, outW, os.Stderr

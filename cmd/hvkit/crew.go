@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hvkit/hvkit/internal/selfexec"
 	"github.com/hvkit/hvkit/sim"
 	"github.com/hvkit/hvkit/xen"
 )
@@ -99,11 +100,11 @@ func (c *crew) hire(name string) (*member, error) {
 	if err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
+	cmd, err := selfexec.Command(c.ctx, "worker")
 	if err != nil {
 		return nil, err
 	}
-	m := &member{name: name, cmd: exec.CommandContext(c.ctx, self, "worker")}
+	m := &member{name: name, cmd: cmd}
 	m.cmd.Env = append(withoutHost(os.Environ()), xen.EnvHost+"="+c.socket, xen.EnvToken+"="+token)
 	m.cmd.Stderr = c.stderr
 	dieWithParent(m.cmd)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/require"
+
+	"github.com/hvkit/hvkit/internal/selfexec"
 )
 
 // asCommand in the environment has the test binary be hvkit: tests, and the demo in them, start processes of it.
@@ -105,9 +107,9 @@ type process struct {
 // spawn starts a command in a process of its own.
 func spawn(t *testing.T, args ...string) *process {
 	t.Helper()
-	self, err := os.Executable()
+	cmd, err := selfexec.Command(context.Background(), args...)
 	require.NoError(t, err)
-	p := &process{cmd: exec.Command(self, args...), done: make(chan struct{}), description: strings.Join(args, " ")}
+	p := &process{cmd: cmd, done: make(chan struct{}), description: strings.Join(args, " ")}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.errs
 	p.in, err = p.cmd.StdinPipe()
 	require.NoError(t, err)

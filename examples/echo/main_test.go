@@ -7,13 +7,13 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hvkit/hvkit/internal/selfexec"
 	"github.com/hvkit/hvkit/sim"
 	"github.com/hvkit/hvkit/xen"
 	"github.com/hvkit/hvkit/xen/vchan"
@@ -53,9 +53,8 @@ func TestEcho(t *testing.T) {
 		<-served
 	})
 
-	self, err := os.Executable()
+	program, err := selfexec.Command(context.Background())
 	require.NoError(t, err)
-	program := exec.Command(self)
 	program.Env = append(os.Environ(), asEcho+"=1", xen.EnvHost+"="+socket, xen.EnvDomain+"=server")
 	program.Stderr = t.Output()
 	require.NoError(t, program.Start())

@@ -25,6 +25,7 @@ var rooms = []room{
 	{"shm", []string{"internal/door"}},
 	{"internal/spin", nil},
 	{"internal/nowait", nil},
+	{"internal/selfexec", nil},
 
 	// The portable device interfaces that all drivers meet.
 	{"", nil},
@@ -32,7 +33,7 @@ var rooms = []room{
 	// Xen: the interface.
 	{"xen/hypercall", []string{"shm", "internal/door"}},
 	{"xen/grant", []string{"shm", "internal/door", "xen/hypercall"}},
-	{"xen/evtchn", []string{"shm", "internal/door", "internal/spin", "xen/hypercall"}},
+	{"xen/evtchn", []string{"shm", "internal/door", "xen/hypercall"}},
 	{"xen/xenstore", []string{"shm", "internal/nowait", "internal/spin", "xen/hypercall"}},
 	{"xen/xenstored", []string{"shm", "internal/nowait", "xen/hypercall", "xen/xenstore"}},
 	{"internal/gfn", []string{"xen/hypercall"}},
