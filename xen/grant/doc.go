@@ -26,7 +26,10 @@
 // A peer that has a page mapped keeps it for as long as it likes: nothing can take it away. So ending a share is a question, whose
 // answer is an [Ending]. Reclaimed pages are free. Busy ones wait in quarantine: neither the pages nor the references are used again
 // until the peer has let go, for which the table looks at each later End, when it runs out of references, and when [Native.Reap] says
-// so. Surrendered is what Linux's gntalloc answers, which takes the page and does not tell.
+// so. One peer may hold [Config].MaxQuarantine pages there, by default a quarter of what the table can have references for; then
+// nothing more is shared with it ([QuarantineError]) until it lets go, so that it uses up its own part of the table and not the
+// others'. What was shared with it before that stays, and may come on top as it is ended. Surrendered is what Linux's gntalloc
+// answers, which takes the page and does not tell.
 //
 // # What is trusted
 //
@@ -46,5 +49,6 @@
 // # Suspend and resume
 //
 // A domain that was suspended and resumed has a new, empty table. Shares and mappings of before are closed by then, and answer
-// [hypercall.ErrStale]: make new ones.
+// [hypercall.ErrStale]: make new ones. So do operations that a resume came in between of. Their memory and frame numbers, which
+// outlive incarnations, are given back all the same.
 package grant

@@ -10,7 +10,8 @@ import (
 // ErrNoSpace is what Share answers, inside a [*NoSpaceError], when the domain's grant table has no reference left and cannot grow.
 var ErrNoSpace = errors.New("grant: no free reference")
 
-// ErrBusy is what Close of a table answers while peers have pages mapped that were shared from it.
+// ErrBusy is what Close of a table answers while peers have pages mapped that were shared from it, and what Share answers, inside a
+// [*QuarantineError], to a peer that has too many.
 var ErrBusy = errors.New("grant: peers have pages mapped still")
 
 // NoSpaceError says how full the grant table is that had no room for a share. Its cause may pass: references come free as other
@@ -38,6 +39,22 @@ func (e *NoSpaceError) Is(target error) bool { return target == ErrNoSpace }
 
 // Unwrap returns Err.
 func (e *NoSpaceError) Unwrap() error { return e.Err }
+
+// QuarantineError says that nothing more is shared with a peer for now, because it has so many pages mapped that were ended. It is
+// [ErrBusy]. Its cause passes as the peer unmaps them, or dies.
+type QuarantineError struct {
+	Peer  hypercall.DomID
+	Held  int // pages that were ended and that the peer still maps
+	Limit int // how many of them are too many: Config.MaxQuarantine
+}
+
+func (e *QuarantineError) Error() string {
+	return fmt.Sprintf("grant: domain %d has %d pages mapped still that were ended, and may keep %d before it gets others",
+		e.Peer, e.Held, e.Limit)
+}
+
+// Is reports whether target is [ErrBusy].
+func (e *QuarantineError) Is(target error) bool { return target == ErrBusy }
 
 // MapError says that a peer's pages could not all be mapped. Those that were mapped have been unmapped again.
 type MapError struct {

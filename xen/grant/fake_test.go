@@ -13,24 +13,27 @@ import (
 
 // fakeXen is a Xen and a platform that do what a test says: everything goes well until it says otherwise.
 type fakeXen struct {
-	mu       sync.Mutex
-	max      uint32
-	version  uint32
-	frames   []*shm.Region                     // the grant table
-	next     hypercall.GFN                     // the frame number that is given next
-	alloc    map[hypercall.GFN]int             // frames allocated
-	reserved map[hypercall.GFN]int             // frame numbers reserved
-	behind   map[hypercall.GFN]*shm.Region     // what is behind a frame number
-	mapped   map[hypercall.GrantHandle]uint64  // where
-	calls    map[uint64]int                    // grant table commands
-	onMap    func(op *hypercall.MapGrantRef)   // instead of success
-	onUnmap  func(op *hypercall.UnmapGrantRef) // instead of success
-	onCopy   func(op *hypercall.GrantCopy)     // instead of success
-	onAlloc  func() error                      // before an allocation
-	failCall map[uint64]error                  // a grant table command's own result
-	failAdd  func(idx uint64) error            // add_to_physmap
-	failView error
-	notify   map[hypercall.GFN]hypercall.Port
+	mu         sync.Mutex
+	max        uint32
+	version    uint32
+	frames     []*shm.Region                     // the grant table
+	next       hypercall.GFN                     // the frame number that is given next
+	alloc      map[hypercall.GFN]int             // frames allocated
+	reserved   map[hypercall.GFN]int             // frame numbers reserved
+	behind     map[hypercall.GFN]*shm.Region     // what is behind a frame number
+	mapped     map[hypercall.GrantHandle]uint64  // where
+	calls      map[uint64]int                    // grant table commands
+	onMap      func(op *hypercall.MapGrantRef)   // instead of success
+	onUnmap    func(op *hypercall.UnmapGrantRef) // instead of success
+	onCopy     func(op *hypercall.GrantCopy)     // instead of success
+	onAlloc    func() error                      // before an allocation
+	failCall   map[uint64]error                  // a grant table command's own result
+	failAdd    func(idx uint64) error            // add_to_physmap
+	failView   error
+	failRemove error                 // remove_from_physmap's result
+	before     func(*hypercall.Call) // runs before a hypercall, and may have it come after a resume
+	crossed    int                   // so many requests for memory, from now on, answer that a resume crossed them
+	notify     map[hypercall.GFN]hypercall.Port
 }
 
 func newFakeXen() *fakeXen {
@@ -49,6 +52,21 @@ func (x *fakeXen) reset() {
 	for range 8 {
 		x.frames = append(x.frames, shm.New(1))
 	}
+}
+
+// resume is what Xen does: an empty table, and nothing behind any frame number. Native is told later.
+func (x *fakeXen) resume() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.reset()
+	clear(x.mapped)
+	clear(x.behind)
+	clear(x.notify)
+}
+
+func (x *fakeXen) cross() bool {
+	x.crossed--
+	return x.crossed >= 0
 }
 
 func newNative(t testing.TB, x *fakeXen, cfg *Config) *Native {
@@ -73,6 +91,9 @@ func requireClean(t *testing.T, n *Native, x *fakeXen) {
 func (x *fakeXen) ABI() hypercall.ABI { return hypercall.X86_64 }
 
 func (x *fakeXen) Hypercall(c *hypercall.Call) (uint64, error) {
+	if x.before != nil {
+		x.before(c)
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch c.Nr {
@@ -163,6 +184,7 @@ func (x *fakeXen) memoryOp(c *hypercall.Call) error {
 		var op hypercall.PhysmapRemove
 		c.Decode(hypercall.X86_64, 0, &op)
 		delete(x.behind, op.GFN)
+		return x.failRemove
 	}
 	return nil
 }
@@ -184,6 +206,9 @@ func (x *fakeXen) Alloc(n int) (hypercall.GFN, *shm.Region, error) {
 func (x *fakeXen) Free(first hypercall.GFN, n int) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.cross() {
+		return hypercall.ErrStale
+	}
 	if x.alloc[first] != n {
 		return hypercall.ENOENT
 	}
@@ -203,6 +228,9 @@ func (x *fakeXen) Reserve(n int) (hypercall.GFN, error) {
 func (x *fakeXen) Unreserve(first hypercall.GFN, n int) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.cross() {
+		return hypercall.ErrStale
+	}
 	if x.reserved[first] != n {
 		return hypercall.ENOENT
 	}
@@ -219,6 +247,8 @@ func (x *fakeXen) View(first hypercall.GFN, n int, writable bool) (*shm.Region, 
 		r = shm.Join(r)
 	case x.failView != nil:
 		return nil, x.failView
+	case x.mapped[hypercall.GrantHandle(first)] == 0:
+		return nil, hypercall.EINVAL
 	default:
 		r = shm.New(n)
 	}

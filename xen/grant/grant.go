@@ -13,7 +13,8 @@ type Ref = hypercall.GrantRef
 // Table is a domain's way to share memory with other domains and to reach theirs. It is safe for concurrent use.
 type Table interface {
 	// Share allocates pages zeroed pages and grants each of them to peer. The platform chooses the memory. Where the grant table is
-	// full and cannot grow the error is a [*NoSpaceError], which is [ErrNoSpace].
+	// full and cannot grow the error is a [*NoSpaceError], which is [ErrNoSpace]. Where the peer keeps too many pages of ended shares
+	// mapped it is a [*QuarantineError], which is [ErrBusy].
 	Share(peer hypercall.DomID, pages int, access Access) (Share, error)
 	// Map maps the pages that peer granted to this domain under refs, in that order, into one region. Either all are mapped or none:
 	// where some could not be, the error is a [*MapError] that has each one's status. The references may come from the peer as they

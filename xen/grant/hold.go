@@ -181,7 +181,7 @@ func (h *hold) fire(current bool) error {
 			errs = append(errs, fmt.Errorf("grant: notify the peer on port %d: %w", h.notify.Port, err))
 		}
 	}
-	if err := h.register(h.notify, Notify{}); err != nil {
+	if err := h.register(h.notify, Notify{}); err != nil && !errors.Is(err, hypercall.ErrStale) { // a resume takes it back too
 		errs = append(errs, fmt.Errorf("grant: take back the notification of a %s: %w", h.what, err))
 	}
 	return errors.Join(errs...)

@@ -67,12 +67,11 @@ func (n *Native) Map(peer hypercall.DomID, refs []Ref, access Access) (Mapping, 
 		return nil, err
 	}
 	if m.region, err = n.mem.View(first, pages, access == ReadWrite); err != nil {
-		err = fmt.Errorf("grant: reach %d pages of domain %d: %w", pages, peer, err)
-		return nil, errors.Join(err, m.undo())
+		return nil, m.unwind(fmt.Errorf("grant: reach %d pages of domain %d: %w", pages, peer, err), m.unmapAll())
 	}
 	if err := n.addMapping(m); err != nil {
 		m.region.Close()
-		return nil, errors.Join(fmt.Errorf("grant: map %d pages of domain %d: %w", pages, peer, err), m.undo())
+		return nil, m.unwind(fmt.Errorf("grant: map %d pages of domain %d: %w", pages, peer, err), m.unmapAll())
 	}
 	return m, nil
 }
@@ -130,13 +129,7 @@ func (m *mapping) mapAll(refs []Ref, access Access) error {
 	} else {
 		err = m.mapError(refs, o.maps)
 	}
-	if undo := m.unmap(o, o.maps); undo != nil {
-		return errors.Join(err, undo)
-	}
-	if undo := m.unreserve(); undo != nil {
-		return errors.Join(err, undo)
-	}
-	return err
+	return m.unwind(err, m.unmap(o, o.maps))
 }
 
 func (m *mapping) mapError(refs []Ref, ops []hypercall.MapGrantRef) error {
@@ -197,12 +190,23 @@ func nextRun[T any](ops []T, from, most int, status func(*T) hypercall.GrantStat
 	return start, end
 }
 
-// undo unmaps every page of a mapping that nobody has seen, and gives back the frame numbers.
-func (m *mapping) undo() error {
-	if err := m.unmapAll(); err != nil {
-		return err
+// unwind ends a mapping that could not be made because of err, whose pages were then unmapped with the result unmapped, and returns
+// why. Where pages were gone because the domain was resumed, that is why.
+func (m *mapping) unwind(err, unmapped error) error {
+	switch {
+	case unmapped == nil:
+	case !m.n.wasResumed(m.incarnation):
+		return errors.Join(err, m.lose(unmapped))
+	case !errors.Is(err, hypercall.ErrStale):
+		err = stale(fmt.Sprintf("map %d pages of domain %d", len(m.handles), m.peer))
 	}
-	return m.unreserve()
+	return errors.Join(err, m.unreserve())
+}
+
+// lose counts a mapping that Xen did not take back: there is something behind its frame numbers, so they are not used again.
+func (m *mapping) lose(unmapped error) error {
+	m.n.leak(len(m.handles), "pages could not be unmapped", unmapped)
+	return unmapped
 }
 
 // unmapAll unmaps every page.
@@ -239,7 +243,6 @@ func (m *mapping) unmap(o *operations, ops []hypercall.MapGrantRef) error {
 	if err == nil {
 		err = m.unmapError(o.unmaps)
 	}
-	m.n.leak(len(m.handles), "pages could not be unmapped", err)
 	return err
 }
 
@@ -252,7 +255,7 @@ func (m *mapping) unmapError(ops []hypercall.UnmapGrantRef) error {
 }
 
 func (m *mapping) unreserve() error {
-	if err := m.n.mem.Unreserve(m.first, len(m.handles)); err != nil {
+	if err := acrossResumes(func() error { return m.n.mem.Unreserve(m.first, len(m.handles)) }); err != nil {
 		m.n.leak(len(m.handles), "frame numbers could not be given back", err)
 		return fmt.Errorf("grant: give back the frame numbers of a mapping: %w", err)
 	}
@@ -265,21 +268,25 @@ func (m *mapping) Close() error {
 		return m.closedAgain()
 	}
 	m.clearByte()
-	err := m.letGo(m.n.isCurrent(m.incarnation))
+	err := m.letGo()
 	m.finish()
 	return err
 }
 
-// letGo unmaps the pages, if the mapping is of the present incarnation. The frame numbers, where the notification is registered, are
-// given back last.
-func (m *mapping) letGo(current bool) error {
-	if !current {
-		return errors.Join(stale("close a mapping"), m.fire(false), m.unreserve())
-	}
+// letGo unmaps the pages. The frame numbers, where the notification is registered, are given back last.
+//
+// A resume may come before, between or after these. The pages of an earlier incarnation went with it, but for those that were mapped
+// after Xen had let the new one run and before Resume was called: so all are unmapped, and what Xen says of it counts only where
+// there was no resume. No other mapping is harmed, for Xen unmaps what has both the handle and the address, which is of frame numbers
+// that are reserved for this one until the end.
+func (m *mapping) letGo() error {
 	unmapped := m.unmapAll()
-	fired := m.fire(true)
+	fired := m.fire(m.n.isCurrent(m.incarnation))
+	if (unmapped != nil || fired != nil) && m.n.wasResumed(m.incarnation) || !m.n.isCurrent(m.incarnation) {
+		return errors.Join(stale("close a mapping"), m.unreserve())
+	}
 	if unmapped != nil {
-		return errors.Join(unmapped, fired)
+		return errors.Join(m.lose(unmapped), fired)
 	}
 	return errors.Join(fired, m.unreserve())
 }
@@ -310,10 +317,11 @@ func (m *mapping) closedAgain() error {
 	return nil
 }
 
-// abandon lets go of a mapping of an earlier incarnation, which ended with it.
+// abandon lets go of a mapping of an earlier incarnation, which ended with it; or not, see letGo.
 func (m *mapping) abandon() error {
 	m.region.Close()
 	m.awaitUses()
+	_ = m.unmapAll() // an error is what it answers as a rule: nothing is mapped there
 	return errors.Join(m.fire(false), m.unreserve())
 }
 

@@ -18,6 +18,8 @@ const (
 	DefaultMaxBatch = 512              // operations in one hypercall
 	DefaultRetries  = 8                // tries again at an operation that Xen could not do just now
 	DefaultBackoff  = time.Millisecond // before the first of them
+	// DefaultQuarantineShare is the part of the references that the table can have which one peer may keep in quarantine: a quarter.
+	DefaultQuarantineShare = 4
 )
 
 const (
@@ -25,6 +27,9 @@ const (
 	maxBackoff = 64 * time.Millisecond
 	// reapBudget is how many references in quarantine one End tries again, so that a peer that holds many does not slow it down.
 	reapBudget = 64
+	// maxCrossings bounds how many resumes in a row one request to give memory back may be crossed by. Each try waits for the domain to
+	// run, so that only a platform that answers ErrStale without a resume gets there.
+	maxCrossings = 64
 )
 
 // Config is what a [Native] can be told. Zero fields, and a nil *Config, stand for the defaults.
@@ -34,6 +39,9 @@ type Config struct {
 	Retries   int           // how often an operation is tried again that Xen answers GNTST_eagain; negative for never; DefaultRetries
 	Backoff   time.Duration // the wait before the first of those, doubled for each further one, at most 64 ms; DefaultBackoff
 	Logger    *slog.Logger  // told of what leaks; nil for nobody
+	// MaxQuarantine is how many pages one peer may keep in quarantine before Share with it is refused with a [*QuarantineError], so that
+	// a peer that never lets go cannot use up the table for the others; a quarter of the references that the table can have.
+	MaxQuarantine int
 }
 
 func (c *Config) withDefaults() Config {
@@ -234,11 +242,11 @@ const (
 	stepGrow
 )
 
-// take gets count references: free ones, else ones that come free in quarantine, else new ones of a larger table.
-func (n *Native) take(count int) (lease, error) {
+// take gets count references for a share with peer: free ones, else ones that come free in quarantine, else new ones of a larger table.
+func (n *Native) take(peer hypercall.DomID, count int) (lease, error) {
 	refs := make([]Ref, count)
 	for reaped := false; ; {
-		l, next, err := n.tryTake(refs, reaped)
+		l, next, err := n.tryTake(peer, refs, reaped)
 		if err != nil {
 			return lease{}, err
 		}
@@ -249,20 +257,26 @@ func (n *Native) take(count int) (lease, error) {
 			n.reap(-1)
 			reaped = true
 		case stepGrow:
-			if err := n.grow(); err != nil {
+			if err := n.grow(); err != nil && n.wasResumed(l.incarnation) {
+				return lease{}, stale("make the table larger")
+			} else if err != nil {
 				return lease{}, n.noSpace(count, err)
 			}
 		}
 	}
 }
 
-func (n *Native) tryTake(refs []Ref, reaped bool) (lease, step, error) {
+func (n *Native) tryTake(peer hypercall.DomID, refs []Ref, reaped bool) (lease, step, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for {
 		switch {
 		case n.closed:
 			return lease{}, 0, fmt.Errorf("grant: share: %w", net.ErrClosed)
+		case n.v1.HeldBy(peer) >= n.maxQuarantine() && !reaped:
+			return lease{}, stepReap, nil
+		case n.v1.HeldBy(peer) >= n.maxQuarantine():
+			return lease{}, 0, &QuarantineError{Peer: peer, Held: n.v1.HeldBy(peer), Limit: n.maxQuarantine()}
 		case n.v1.Take(refs):
 			return lease{n.v1, n.incarnation, refs}, stepDone, nil
 		case n.growing || n.reaping > 0:
@@ -273,11 +287,21 @@ func (n *Native) tryTake(refs []Ref, reaped bool) (lease, step, error) {
 			return lease{}, stepReap, nil
 		case n.v1.Frames() < n.v1.Limit():
 			n.growing = true
-			return lease{}, stepGrow, nil
+			return lease{incarnation: n.incarnation}, stepGrow, nil
 		default:
 			return lease{}, 0, n.noSpaceLocked(len(refs), nil)
 		}
 	}
+}
+
+// maxQuarantine is Config.MaxQuarantine, or its default for a table as large as this one can be.
+//
+// +checklocks:n.mu
+func (n *Native) maxQuarantine() int {
+	if n.cfg.MaxQuarantine > 0 {
+		return n.cfg.MaxQuarantine
+	}
+	return max(1, n.v1.Limit()*hypercall.GrantsPerFrame/DefaultQuarantineShare)
 }
 
 func (n *Native) noSpace(want int, cause error) error {
@@ -383,12 +407,23 @@ func (n *Native) settle(l lease, b Batch, freed []Ref) (Ending, error) {
 	return Reclaimed, err
 }
 
+// acrossResumes has the platform take memory or frame numbers back. They outlive incarnations, so where the request was crossed by a
+// resume it is made again.
+func acrossResumes(giveBack func() error) (err error) {
+	for range maxCrossings {
+		if err = giveBack(); !errors.Is(err, hypercall.ErrStale) {
+			return err
+		}
+	}
+	return err
+}
+
 // free gives pages back to the platform.
 func (n *Native) free(first hypercall.GFN, pages int) error {
 	if pages == 0 {
 		return nil
 	}
-	if err := n.mem.Free(first, pages); err != nil {
+	if err := acrossResumes(func() error { return n.mem.Free(first, pages) }); err != nil {
 		n.leak(pages, "frames could not be freed", err)
 		return fmt.Errorf("grant: free %d frames from %#x: %w", pages, uint64(first), err)
 	}
@@ -543,7 +578,8 @@ func (n *Native) tearDown(views []*shm.Region) error {
 	for i, v := range views {
 		v.Close()
 		n.hypercalls.Add(1)
-		if err := hypercall.RemoveFromPhysmap(n.c, hypercall.DomSelf, n.first+hypercall.GFN(i)); err != nil {
+		err := hypercall.RemoveFromPhysmap(n.c, hypercall.DomSelf, n.first+hypercall.GFN(i))
+		if err != nil && !errors.Is(err, hypercall.ErrStale) && !errors.Is(err, hypercall.ENOENT) { // else a resume has taken it down
 			errs = append(errs, fmt.Errorf("grant: take down frame %d of the table: %w", i, err))
 		}
 	}
@@ -551,10 +587,31 @@ func (n *Native) tearDown(views []*shm.Region) error {
 		n.leak(n.reserved, "the table's frame numbers stay reserved", errs[0])
 		return errors.Join(errs...)
 	}
-	if err := n.mem.Unreserve(n.first, n.reserved); err != nil {
+	if err := acrossResumes(func() error { return n.mem.Unreserve(n.first, n.reserved) }); err != nil {
 		return fmt.Errorf("grant: give back the table's frame numbers: %w", err)
 	}
 	return nil
+}
+
+// wasResumed reports whether the domain was resumed since an operation that failed began in the incarnation. That may be before
+// Resume says so, for Xen lets the domain run first: then nothing is behind the table's first frame number, where there is something
+// at all other times until Close takes it down.
+func (n *Native) wasResumed(incarnation uint64) bool {
+	// First the look, then the count: once Resume has put the table there again it has counted.
+	if !n.isTorn() {
+		view, err := n.mem.View(n.first, 1, false)
+		if err != nil {
+			return true
+		}
+		view.Close()
+	}
+	return !n.isCurrent(incarnation)
+}
+
+func (n *Native) isTorn() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.torn
 }
 
 // handles is a set of open handles. Each knows its place in it, so that it is left in constant time.

@@ -28,7 +28,7 @@ func (n *Native) Share(peer hypercall.DomID, pages int, access Access) (Share, e
 	if pages <= 0 || pages > maxV1Frames*hypercall.GrantsPerFrame {
 		return nil, fmt.Errorf("grant: share %d pages with domain %d: out of range", pages, peer)
 	}
-	l, err := n.take(pages)
+	l, err := n.take(peer, pages)
 	if err != nil {
 		return nil, fmt.Errorf("grant: share %d pages with domain %d: %w", pages, peer, err)
 	}
@@ -88,7 +88,7 @@ func (s *share) retract() error {
 // release ends the references and frees the pages, or puts both in quarantine.
 func (s *share) release() (Ending, error) {
 	freed, busy := s.lease.v1.EndAll(s.lease.refs)
-	return s.n.settle(s.lease, Batch{Refs: busy, First: s.first, Pages: s.region.Pages()}, freed)
+	return s.n.settle(s.lease, Batch{Peer: s.peer, Refs: busy, First: s.first, Pages: s.region.Pages()}, freed)
 }
 
 // Refs implements [Share].
@@ -102,7 +102,10 @@ func (s *share) End() (Ending, error) {
 	s.clearByte()
 	freed, busy := s.lease.v1.EndAll(s.lease.refs)
 	fired := s.fire(s.n.isCurrent(s.lease.incarnation))
-	e, err := s.n.settle(s.lease, Batch{Refs: busy, First: s.first, Pages: s.region.Pages()}, freed)
+	e, err := s.n.settle(s.lease, Batch{Peer: s.peer, Refs: busy, First: s.first, Pages: s.region.Pages()}, freed)
+	if fired != nil && err == nil && s.n.wasResumed(s.lease.incarnation) {
+		fired = stale("end") // the port went with the incarnation
+	}
 	err = errors.Join(fired, err)
 	s.finish(e, err)
 	s.n.reap(reapBudget)

@@ -48,6 +48,7 @@ type V1 struct {
 	oldest, newest *Batch
 	batches        int
 	held           int // pages in the batches
+	heldBy         map[hypercall.DomID]int
 }
 
 // Marks in V1.next. No reference is as large: a table of so many entries would have 8 million frames.
@@ -62,9 +63,10 @@ const maxV1Frames = 4096
 
 // Batch is what is left of a share that was ended while a peer had some of it mapped.
 type Batch struct {
-	Refs  []Ref         // the references that a peer holds yet
-	First hypercall.GFN // the share's pages, which go back together when the last reference is free
-	Pages int           // how many; 0 for entries that were found in use when the table was set up, which have no page of ours
+	Peer  hypercall.DomID // whom the pages were shared with, if there are any
+	Refs  []Ref           // the references that a peer holds yet
+	First hypercall.GFN   // the share's pages, which go back together when the last reference is free
+	Pages int             // how many; 0 for entries in use from before the table was set up, which have no page of ours
 	next  *Batch
 }
 
@@ -72,7 +74,8 @@ func (b *Batch) weight() int { return max(b.Pages, len(b.Refs)) }
 
 // NewV1 returns the core of a table that can grow to the given number of frames, of 512 references each. It has none yet.
 func NewV1(limit int) *V1 {
-	return &V1{frames: make([]*shm.Region, min(max(limit, 0), maxV1Frames)), head: markEnd, tail: markEnd}
+	frames := make([]*shm.Region, min(max(limit, 0), maxV1Frames))
+	return &V1{frames: frames, head: markEnd, tail: markEnd, heldBy: make(map[hypercall.DomID]int)}
 }
 
 // Survey prepares a frame that Xen just put behind region for Grow: it ends what is granted there already, by whoever ran in this
@@ -238,6 +241,9 @@ func (v *V1) Quarantine(b *Batch) {
 	v.newest = b
 	v.batches++
 	v.held += b.weight()
+	if b.Pages > 0 {
+		v.heldBy[b.Peer] += b.Pages
+	}
 }
 
 // Release takes the oldest batch out of quarantine, for another try at its references; nil when there is none. A batch of which
@@ -254,6 +260,9 @@ func (v *V1) Release() *Batch {
 	b.next = nil
 	v.batches--
 	v.held -= b.weight()
+	if v.heldBy[b.Peer] -= b.Pages; v.heldBy[b.Peer] <= 0 {
+		delete(v.heldBy, b.Peer)
+	}
 	return b
 }
 
@@ -262,3 +271,6 @@ func (v *V1) Batches() int { return v.batches }
 
 // Held returns how many pages are in quarantine.
 func (v *V1) Held() int { return v.held }
+
+// HeldBy returns how many pages are in quarantine that were shared with peer.
+func (v *V1) HeldBy(peer hypercall.DomID) int { return v.heldBy[peer] }
