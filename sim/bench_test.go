@@ -54,7 +54,7 @@ func BenchmarkNotifyHandler(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	require.GreaterOrEqual(b, n, b.N)
+	require.Positive(b, n) // not each: events that nobody answers are a flood, and merge
 }
 
 func TestEventsDoNotAllocate(t *testing.T) {

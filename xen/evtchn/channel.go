@@ -19,7 +19,20 @@ type channel struct {
 	handler atomic.Pointer[func()]
 	wake    chan struct{} // of capacity 1: wakes the waiter, which then looks at state
 	done    chan struct{} // closed when the channel ends
+	adopted bool          // it was not this table that had Xen open the port
+
+	// How often the handler ran since period began, less what was notified, and when that was, counted from the table's start.
+	runs   atomic.Int32
+	period atomic.Int64
+	rested *time.Timer // ends resting; belongs to whoever set that
 }
+
+// A handler runs handlerBurst times in handlerPeriod, and once more for each Notify of this side, before the port is masked for what
+// is left of the period.
+const (
+	handlerBurst  = 256
+	handlerPeriod = time.Millisecond
+)
 
 // Bits of channel.state.
 const (
@@ -28,6 +41,7 @@ const (
 	masked                       // Mask
 	held                         // an event came in spite of masked
 	throttled                    // masked because events come faster than Wait takes them
+	resting                      // masked because the handler ran so often that it is to rest
 	ended                        // closed or stale
 	isStale                      // ended by a resume
 	told                         // Close has said so
@@ -46,6 +60,7 @@ func (ch *channel) arrive() {
 			}
 		case f != nil:
 			ch.n.arrivals.Add(1)
+			ch.pace()
 			(*f)()
 			return
 		case s&arrived != 0:
@@ -84,6 +99,53 @@ func (ch *channel) throttle() {
 	ch.settle()
 }
 
+// pace counts a run of the handler, and has the port masked for a while where there are too many. A handler does not say when it is
+// done with what it was called for, so unlike with Wait the clock must tell a flood from traffic. It is read once in handlerBurst
+// runs. Traffic that this side answers is not slowed down at all, because each Notify takes a run off the count. The last event stays
+// pending in shared_info, and arrives when the rest is over.
+func (ch *channel) pace() {
+	if ch.runs.Add(1) <= handlerBurst {
+		return
+	}
+	ch.runs.Store(0)
+	now := time.Since(ch.n.start)
+	rest := handlerPeriod - (now - time.Duration(ch.period.Swap(int64(now))))
+	if rest <= 0 || !ch.beginRest() {
+		return
+	}
+	ch.n.throttled.Add(1)
+	ch.period.Store(int64(now + rest))
+	if err := ch.settle(); err != nil {
+		ch.n.cfg.Logger.Warn("evtchn: mask a port whose events come too fast", "port", ch.port, "error", err)
+	}
+	if ch.rested == nil {
+		ch.rested = time.AfterFunc(time.Hour, ch.endRest) // assigned before it can fire
+	}
+	ch.rested.Reset(rest)
+}
+
+// beginRest makes the caller the one who has the handler rest, unless somebody else is.
+func (ch *channel) beginRest() bool {
+	for {
+		s := ch.state.Load()
+		if s&(ended|resting) != 0 {
+			return false
+		}
+		if ch.state.CompareAndSwap(s, s|resting) {
+			return true
+		}
+	}
+}
+
+func (ch *channel) endRest() {
+	if ch.clearBits(resting)&ended != 0 {
+		return
+	}
+	if err := ch.settle(); err != nil && ch.state.Load()&ended == 0 {
+		ch.n.cfg.Logger.Warn("evtchn: unmask a port after its events came too fast", "port", ch.port, "error", err)
+	}
+}
+
 // take consumes an arrival if there is one.
 func (ch *channel) take() bool {
 	for {
@@ -103,9 +165,12 @@ func (ch *channel) take() bool {
 // settle makes the mask bit what state says. Of several that do it at the same time the last to write the bit looks at state once
 // more, so in the end they agree, without a lock.
 func (ch *channel) settle() error {
-	const mask = masked | throttled | ended
+	const mask = masked | throttled | resting | ended
 	for {
 		s := ch.state.Load()
+		if s&isStale != 0 {
+			return nil // the page may be the next incarnation's by now
+		}
 		var err error
 		if s&mask != 0 {
 			ch.inc.core.Mask(ch.port)
@@ -142,6 +207,9 @@ func (ch *channel) Notify() error {
 		return &OpError{Op: "notify", Port: ch.port, Err: err}
 	}
 	ch.n.sent.Add(1)
+	if ch.runs.Load() > 0 {
+		ch.runs.Add(-1)
+	}
 	return nil
 }
 
@@ -266,9 +334,14 @@ func (ch *channel) Close() error {
 	ch.inc.core.ClearPending(ch.port)
 	ch.inc.slots[ch.port].CompareAndSwap(ch, nil) // before Xen may give the port to somebody else
 	if ch.n.now.Load() != ch.inc {
-		return nil // Xen closed it when the domain was suspended
+		ch.n.claim(ch) // Xen closed it when the domain was suspended, unless it was opened after that
+		ch.n.sweep()
+		return nil
 	}
 	if err := hypercall.ClosePort(ch.n.c, ch.port); err != nil {
+		if ch.n.now.Load() != ch.inc {
+			err = hypercall.ErrStale
+		}
 		return &OpError{Op: "close", Port: ch.port, Err: err}
 	}
 	return nil

@@ -38,12 +38,20 @@
 // shell: [Native.Upcall], which the platform calls on that interrupt, hands arrivals to whoever waits, and [NewNative] makes the
 // [Table] that drivers use. The suite in evtchntest says what every Table must do.
 //
-// A peer can send as fast as it likes. An event that comes before the one before it has been taken masks the port until the waiter
-// comes back, so that a flood costs its target one arrival for each Wait, and others nothing. An event for a port that nobody has open
-// is counted, and masks that port.
+// A peer can send as fast as it likes. Where its target waits with Wait, an event that comes before the one before it has been taken
+// masks the port until the waiter comes back, so that a flood costs one arrival for each Wait, and others nothing.
+//
+// A handler (see [Channel].Handle) cannot say when it is done with what it was called for, so there the clock decides. It runs at once,
+// but where it has run more than 256 times within a millisecond, not counting one run for each Notify of its own side, the port is
+// masked for what is left of that millisecond. So a flood costs at most some 260 thousand short runs a second, and one for each
+// notification that this side chose to send; request and response are never held up, and one-way traffic that comes faster than that is
+// coalesced, and is late by a millisecond at most. The last event is never lost: it stays pending, and arrives when the mask is lifted.
+//
+// Both are counted in [Stats].Throttled. An event for a port that nobody has open is counted as spurious, and masks that port.
 //
 // # Suspend and resume
 //
 // A domain that was suspended and resumed has no channel open. Those of before answer [hypercall.ErrStale], and whoever waits on them
-// wakes with it: make new ones.
+// wakes with it: make new ones. What opens a port while that happens answers the same, and the port, should Xen have opened it in the
+// new incarnation, is closed.
 package evtchn

@@ -39,7 +39,8 @@ type Channel interface {
 	Wait(ctx context.Context) error
 	// Handle has f called for each arrival in place of Wait, once now if one is outstanding. f runs on the goroutine that takes events
 	// in for the whole domain, on a sender's, or on the one that calls Handle or Unmask, and so perhaps on two at once: it must be
-	// short, and must not block, send or close. nil ends it. After Handle or Close returns, the old f may still be running once.
+	// short, and must not block, send or close. Where arrivals come very fast several are made one, and may be late by a millisecond;
+	// the package's documentation says when. nil ends it. After Handle or Close returns, the old f may still be running once.
 	Handle(f func())
 	// Mask holds arrivals back until Unmask, which delivers one if any came.
 	Mask() error
@@ -79,6 +80,7 @@ type Stats struct {
 	Arrivals uint64 // arrivals handed to waiters and handlers
 	Spurious uint64 // events for ports that nobody here has open
 	Sent     uint64 // notifications sent
-	// Throttled counts how often a port was masked until its waiter came back, because events came faster than it took them.
+	// Throttled counts how often a port was masked because events came too fast: until its waiter came back, or, where there is a
+	// handler, for a millisecond at most.
 	Throttled uint64
 }

@@ -21,6 +21,7 @@ type fakeXen struct {
 	next  hypercall.Port // the port that is given next; 0 for the lowest that is free
 	fail  map[uint64]error
 	calls map[uint64]int
+	store hypercall.Port // HVM_PARAM_STORE_EVTCHN
 }
 
 func newFakeXen(abi hypercall.ABI) *fakeXen {
@@ -28,6 +29,13 @@ func newFakeXen(abi hypercall.ABI) *fakeXen {
 		abi: abi, id: 7, layout: abi.SharedInfo(), info: shm.New(1), ports: make(map[hypercall.Port]*hypercall.EvtchnStatus),
 		fail: make(map[uint64]error), calls: make(map[uint64]int),
 	}
+}
+
+// resume is what Xen does: no port is open, and shared_info is empty. Native is told later.
+func (x *fakeXen) resume() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.info, x.ports = shm.New(1), make(map[hypercall.Port]*hypercall.EvtchnStatus)
 }
 
 func (x *fakeXen) ABI() hypercall.ABI { return x.abi }
@@ -43,6 +51,14 @@ func (x *fakeXen) Hypercall(c *hypercall.Call) (uint64, error) {
 }
 
 func (x *fakeXen) answer(c *hypercall.Call) (interrupt bool, err error) {
+	if c.Nr == hypercall.NrHVMOp && c.Args[0] == hypercall.HvmopGetParam {
+		var op hypercall.HVMParam
+		c.Decode(x.abi, 0, &op)
+		if op.Index == hypercall.ParamStoreEvtchn {
+			op.Value = uint64(x.store)
+		}
+		return false, c.Encode(x.abi, 0, &op)
+	}
 	if c.Nr != hypercall.NrEventChannelOp {
 		return false, hypercall.ENOSYS
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -58,11 +59,13 @@ func (e *OpError) Error() string {
 func (e *OpError) Unwrap() error { return e.Err }
 
 // Native is a domain's 2-level event channels, worked on by the domain itself: it makes the hypercalls, and [Native.Upcall] takes in
-// what Xen set in shared_info. It is a [Table], safe for concurrent use. It has no lock: whoever is stopped anywhere stops nobody else.
+// what Xen set in shared_info. It is a [Table], safe for concurrent use. Events pass without a lock, and the one there is, for opening
+// ports, is held for a few instructions only: whoever is stopped anywhere stops nobody else.
 type Native struct {
 	c   hypercall.Caller
 	cfg Config
 
+	start   time.Time
 	now     atomic.Pointer[incarnation]
 	closed  atomic.Bool
 	scanner atomic.Uint32 // scanIdle, scanRunning or scanAgain
@@ -71,6 +74,14 @@ type Native struct {
 	open                              atomic.Int64
 	upcalls, arrivals, spurious, sent atomic.Uint64
 	throttled                         atomic.Uint64
+
+	mu sync.Mutex
+	// binding is how many operations that get a port from Xen are under way.
+	// +checklocks:mu
+	binding int
+	// strays are ports that may be open in the present incarnation without a channel; see stray.
+	// +checklocks:mu
+	strays map[hypercall.Port]struct{}
 }
 
 var _ Table = (*Native)(nil)
@@ -91,7 +102,7 @@ const (
 // stays the caller's and must stay open. Every port is masked until it is bound or adopted here; what is pending then arrives. The
 // platform must call Upcall from now on whenever Xen injects the upcall.
 func NewNative(c hypercall.Caller, sharedInfo *shm.Region, cfg *Config) (*Native, error) {
-	n := &Native{c: c, cfg: cfg.withDefaults()}
+	n := &Native{c: c, cfg: cfg.withDefaults(), start: time.Now()}
 	if err := n.setup(sharedInfo); err != nil {
 		return nil, err
 	}
@@ -105,7 +116,7 @@ func (n *Native) setup(sharedInfo *shm.Region) error {
 		return err
 	}
 	core.MaskAll()
-	n.now.Store(&incarnation{core: core, slots: make([]atomic.Pointer[channel], core.Ports())})
+	n.begin(&incarnation{core: core, slots: make([]atomic.Pointer[channel], core.Ports())})
 	n.kick() // whatever was told of before is dealt with: Xen interrupts for what comes next
 	return nil
 }
@@ -185,6 +196,8 @@ func (n *Native) bind(op string, open func() (hypercall.Port, error)) (Channel, 
 	if n.closed.Load() {
 		return nil, &OpError{Op: op, Err: net.ErrClosed}
 	}
+	n.beginBind()
+	defer n.endBind()
 	inc, passes := n.now.Load(), n.passes.Load()
 	port, err := open()
 	if err != nil {
@@ -194,13 +207,27 @@ func (n *Native) bind(op string, open func() (hypercall.Port, error)) (Channel, 
 		n.cfg.Logger.Warn("evtchn: Xen named a port that 2-level event channels do not have", "op", op, "port", port)
 		return nil, errors.Join(&OpError{Op: op, Port: port, Err: errors.New("no such port")}, hypercall.ClosePort(n.c, port))
 	}
-	return n.enter(op, inc, port, passes)
+	return n.enter(op, newChannel(n, inc, port), passes)
+}
+
+func newChannel(n *Native, inc *incarnation, port hypercall.Port) *channel {
+	return &channel{n: n, inc: inc, port: port, wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 // enter makes the channel known, and lets events arrive.
-func (n *Native) enter(op string, inc *incarnation, port hypercall.Port, passes uint64) (Channel, error) {
-	ch := &channel{n: n, inc: inc, port: port, wake: make(chan struct{}, 1), done: make(chan struct{})}
+func (n *Native) enter(op string, ch *channel, passes uint64) (Channel, error) {
+	inc, port := ch.inc, ch.port
+	if !n.claim(ch) {
+		return nil, &OpError{Op: op, Port: port, Err: hypercall.ErrStale}
+	}
 	if !inc.slots[port].CompareAndSwap(nil, ch) {
+		if n.now.Load() != inc {
+			n.claim(ch)
+			return nil, &OpError{Op: op, Port: port, Err: hypercall.ErrStale}
+		}
+		if !ch.adopted {
+			return nil, &OpError{Op: op, Port: port, Err: errGivenAgain}
+		}
 		return nil, &OpError{Op: op, Port: port, Err: errInUse}
 	}
 	n.open.Add(1)
@@ -214,6 +241,7 @@ func (n *Native) enter(op string, inc *incarnation, port hypercall.Port, passes 
 	}
 	if n.now.Load() != inc {
 		ch.abandon()
+		n.claim(ch)
 		return nil, &OpError{Op: op, Port: port, Err: hypercall.ErrStale}
 	}
 	if n.closed.Load() {
@@ -222,7 +250,12 @@ func (n *Native) enter(op string, inc *incarnation, port hypercall.Port, passes 
 	return ch, nil
 }
 
-var errInUse = errors.New("the port is open here already")
+var (
+	errInUse = errors.New("the port is open here already")
+	// errGivenAgain is what a port means that Xen opens while it is open here: it is not any more, for the domain was resumed, and
+	// Resume is about to say so. It then also finds the port.
+	errGivenAgain = fmt.Errorf("%w, if not in an earlier incarnation: %w", errInUse, hypercall.ErrStale)
+)
 
 // AllocUnbound implements [Table].
 func (n *Native) AllocUnbound(remote hypercall.DomID) (Channel, error) {
@@ -266,6 +299,8 @@ func (n *Native) Adopt(port hypercall.Port) (Channel, error) {
 	if n.closed.Load() {
 		return nil, &OpError{Op: "adopt", Port: port, Err: net.ErrClosed}
 	}
+	n.beginBind()
+	defer n.endBind()
 	inc, passes := n.now.Load(), n.passes.Load()
 	if port == 0 || uint64(port) >= uint64(len(inc.slots)) {
 		return nil, &OpError{Op: "adopt", Port: port, Err: hypercall.EINVAL}
@@ -277,7 +312,9 @@ func (n *Native) Adopt(port hypercall.Port) (Channel, error) {
 	if st.State == hypercall.EvtchnClosed {
 		return nil, &OpError{Op: "adopt", Port: port, Err: fmt.Errorf("the port is closed: %w", hypercall.EINVAL)}
 	}
-	return n.enter("adopt", inc, port, passes)
+	ch := newChannel(n, inc, port)
+	ch.adopted = true
+	return n.enter("adopt", ch, passes)
 }
 
 // Stats implements [Table].
@@ -300,6 +337,7 @@ func (n *Native) Resume(sharedInfo *shm.Region) error {
 			ch.abandon()
 		}
 	}
+	n.sweep()
 	return nil
 }
 
