@@ -1,6 +1,7 @@
 package hypercall
 
 import (
+	"fmt"
 	"sync"
 )
 
@@ -58,9 +59,12 @@ func element(data []byte, size, i int) []byte {
 	return data[i*size : (i+1)*size]
 }
 
-// NewCall returns a call with numbers for arguments.
+// NewCall returns a call with numbers for arguments, at most five: it panics where there are more, as no hypercall has so many.
 func NewCall(nr Number, args ...uint64) *Call {
 	c := &Call{Nr: nr, N: len(args)}
+	if len(args) > len(c.Args) {
+		panic(fmt.Sprintf("hypercall: call %d with %d arguments, more than %d", nr, len(args), len(c.Args)))
+	}
 	copy(c.Args[:], args)
 	return c
 }

@@ -554,3 +554,9 @@ func TestNamesOfTheUnknown(t *testing.T) {
 	require.Equal(t, "suspend", hypercall.ShutdownSuspend.String())
 	require.Equal(t, "unknown ABI", hypercall.ABI(9).String())
 }
+
+// TestNewCallTakesFive: a call has five arguments at most, and one more is not dropped.
+func TestNewCallTakesFive(t *testing.T) {
+	require.Equal(t, [5]uint64{1, 2, 3, 4, 5}, hypercall.NewCall(1, 1, 2, 3, 4, 5).Args)
+	require.Panics(t, func() { hypercall.NewCall(1, 1, 2, 3, 4, 5, 6) })
+}

@@ -227,7 +227,21 @@ func (c *Client) deliver(h Header, payload []byte) error {
 	if o.watch != nil {
 		o.watch.push(o.path)
 	}
+	for _, w := range o.ended {
+		w.end(ErrReset)
+	}
 	return err
+}
+
+// start runs f in a goroutine that Close waits for. Where the connection is over it does not, and reports false.
+func (c *Client) start(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.core.err != nil {
+		return false // Close may have waited already
+	}
+	c.work.Go(f)
+	return true
 }
 
 // call sends a request and waits for the reply. Its payload is head, a NUL, and tail: the form that all requests have. The caller
@@ -244,7 +258,17 @@ func (c *Client) call(ctx context.Context, typ MsgType, tx uint32, head string, 
 
 // exchange is call for one who has acquired a place. Whatever it returns, the server may have got the request.
 func (c *Client) exchange(ctx context.Context, typ MsgType, tx uint32, head string, tail []byte) (*request, error) {
+	req, err := c.post(nil, typ, tx, head, tail)
+	if err != nil {
+		return nil, err
+	}
+	return c.await(ctx, req)
+}
+
+// post sends a request for one who has acquired a place. w is the watch that it is to begin, nil if it is none.
+func (c *Client) post(w *Watch, typ MsgType, tx uint32, head string, tail []byte) (*request, error) {
 	req := c.pool.Get().(*request)
+	req.watch = w
 	c.mu.Lock()
 	err := c.core.begin(req, typ)
 	c.mu.Unlock()
@@ -258,7 +282,7 @@ func (c *Client) exchange(ctx context.Context, typ MsgType, tx uint32, head stri
 	if err := c.out.send(req.msg); err != nil {
 		c.fail(err)
 	}
-	return c.await(ctx, req)
+	return req, nil
 }
 
 // acquire takes a place for a request, and waits until there is one.
@@ -281,15 +305,9 @@ func (c *Client) acquire(ctx context.Context) error {
 	}
 }
 
-// await waits for the reply to a request that was sent.
+// await waits for the reply to a request that was sent. Where ctx ends first, nobody waits for it any more.
 func (c *Client) await(ctx context.Context, req *request) (*request, error) {
-	begin, found := c.lookFor(ctx, req)
-	select {
-	case <-req.wake:
-		if !found {
-			c.slept(begin)
-		}
-	case <-ctx.Done():
+	if !c.wait(ctx, req) {
 		c.mu.Lock()
 		under := c.core.abandon(req)
 		c.mu.Unlock()
@@ -299,6 +317,25 @@ func (c *Client) await(ctx context.Context, req *request) (*request, error) {
 		}
 		<-req.wake
 	}
+	return c.answer(req)
+}
+
+// wait waits for the reply to a request that was sent. It reports false where ctx ended first: the request is the caller's still.
+func (c *Client) wait(ctx context.Context, req *request) bool {
+	wait, found := c.lookFor(ctx, req)
+	if !found {
+		defer c.slept(wait)
+	}
+	select {
+	case <-req.wake:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// answer returns the request that has been answered, or the error that the answer was.
+func (c *Client) answer(req *request) (*request, error) {
 	if err := req.err; err != nil {
 		c.release(req)
 		return nil, err
@@ -307,6 +344,6 @@ func (c *Client) await(ctx context.Context, req *request) (*request, error) {
 }
 
 func (c *Client) release(req *request) {
-	req.err = nil
+	req.err, req.watch = nil, nil
 	c.pool.Put(req)
 }

@@ -331,9 +331,9 @@ type connection struct{ client, server io.ReadWriteCloser }
 // connections returns a connection of every kind.
 func connections(t testing.TB) map[string]connection {
 	pipeA, pipeB := net.Pipe()
-	ringA, ringB := xenstoretest.NewRings(t, nil, nil)
-	spin := &xenstore.RingConfig{Spin: 50 * time.Microsecond}
-	spinA, spinB := xenstoretest.NewRings(t, spin, spin)
+	sleep := &xenstore.RingConfig{Spin: -1}
+	ringA, ringB := xenstoretest.NewRings(t, sleep, sleep)
+	spinA, spinB := xenstoretest.NewRings(t, nil, nil)
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	require.NoError(t, err)
 	unixA, err := net.Dial("unix", l.Addr().String())
@@ -500,7 +500,9 @@ func TestClientAllocates(t *testing.T) {
 	}
 }
 
-// answer sends every message back without allocating anything.
+var okReply = []byte("OK\x00")
+
+// answer sends every message back, or OK to a WRITE, without allocating anything.
 func answer(rw io.ReadWriter) {
 	var dec xenstore.Decoder
 	buf := make([]byte, 0, xenstore.MaxMessage)
@@ -510,6 +512,9 @@ func answer(rw io.ReadWriter) {
 			return
 		}
 		if ok {
+			if h.Type == xenstore.MsgWrite {
+				h.Len, payload = 3, okReply
+			}
 			buf = append(h.Append(buf[:0]), payload...)
 			if _, err := rw.Write(buf); err != nil {
 				return
@@ -564,3 +569,48 @@ type staleChannel struct{}
 func (staleChannel) Notify() error { return hypercall.ErrStale }
 func (staleChannel) Handle(func()) {}
 func (staleChannel) Close() error  { return nil }
+
+// A reply that the protocol does not allow is no answer of the server's: the caller gets EIO, whatever the call.
+func TestMalformedReplies(t *testing.T) {
+	s, c := xenstoretest.NewScript(t, nil)
+	go s.Serve(func(xenstoretest.Message) (string, string) { return "garbage", "" })
+	ctx := t.Context()
+	for name, call := range map[string]func() error{
+		"write":  func() error { return c.Write(ctx, "/a", nil) },
+		"mkdir":  func() error { return c.Mkdir(ctx, "/a") },
+		"remove": func() error { return c.Remove(ctx, "/a") },
+		"list": func() error {
+			_, err := c.List(ctx, "/a")
+			return err
+		},
+		"perms": func() error {
+			_, err := c.Perms(ctx, "/a")
+			return err
+		},
+		"set perms": func() error { return c.SetPerms(ctx, "/a", xenstore.Perm{}) },
+		"watch": func() error {
+			_, err := c.Watch(ctx, "/a", nil)
+			return err
+		},
+		"transaction":   func() error { return c.Transaction(ctx, func(*xenstore.Tx) error { return nil }) },
+		"reset watches": func() error { return c.ResetWatches(ctx) },
+		"introduce":     func() error { return c.Introduce(ctx, 1, 1, 1) },
+		"release":       func() error { return c.Release(ctx, 1) },
+		"resume":        func() error { return c.Resume(ctx, 1) },
+		"set target":    func() error { return c.SetTarget(ctx, 1, 2) },
+		"domain path": func() error {
+			_, err := c.DomainPath(ctx, 1)
+			return err
+		},
+		"is introduced": func() error {
+			_, err := c.IsIntroduced(ctx, 1)
+			return err
+		},
+	} {
+		err := call()
+		require.ErrorIs(t, err, xenstore.EIO, name)
+		require.NotErrorIs(t, err, xenstore.EINVAL, name)
+		_, ok := err.(*xenstore.OpError)
+		require.True(t, ok, name)
+	}
+}

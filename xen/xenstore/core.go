@@ -39,6 +39,7 @@ type request struct {
 	finished bool
 	reply    []byte
 	err      error
+	watch    *Watch        // which a WATCH begins
 	msg      []byte        // the encoded request
 	wake     chan struct{} // of the shell, capacity 1: finished
 	look     func() bool   // of the shell: whether there is something to do for the one who waits
@@ -83,12 +84,14 @@ func (c *core) abandon(req *request) bool {
 	return true
 }
 
-// outcome is what a message from the server means: a request that is finished, a slot that is free again, an event of a watch.
+// outcome is what a message from the server means: a request that is finished, a slot that is free again, an event of a watch, watches
+// that a reset has ended.
 type outcome struct {
 	done  *request
 	freed bool
 	watch *Watch
 	path  []byte // of the event, inside the payload
+	ended []*Watch
 }
 
 // receive takes a message from the server in. Events are told from replies by the type before anything else is looked at: old Linux
@@ -109,18 +112,37 @@ func (c *core) receive(h Header, payload []byte) (outcome, error) {
 	s.busy, s.req = false, nil
 	c.free = append(c.free, uint8(h.ReqID&slotMask))
 	c.stats.Replies++
+	o := outcome{done: req, freed: true}
+	if h.Type == MsgResetWatches {
+		o.ended = c.resetDone()
+	}
 	if req == nil {
 		c.stats.Late++
-		return outcome{freed: true}, nil
+		return o, nil
 	}
 	if h.Type == MsgError {
 		c.stats.Errors++
 		req.err = ParseErrno(payload)
 	} else {
 		req.reply = append(req.reply[:0], payload...)
+		if req.watch != nil {
+			req.watch.begun = true
+		}
 	}
 	req.finished = true
-	return outcome{done: req, freed: true}, nil
+	return o, nil
+}
+
+// resetDone takes out the watches that the server had when it did a reset: those whose WATCH it had answered before, as it answers in
+// order. One that is still under way is made after the reset, and goes on.
+func (c *core) resetDone() (ended []*Watch) {
+	for token, w := range c.watches {
+		if w.begun {
+			ended = append(ended, w)
+			delete(c.watches, token)
+		}
+	}
+	return ended
 }
 
 // find returns the slot that a reply is for, or nil.

@@ -74,6 +74,9 @@ func checkPath(path string) error {
 	return nil
 }
 
+// IsPathByte reports whether a path may have the byte.
+func IsPathByte(b byte) bool { return pathBytes[b] }
+
 // pathBytes says which bytes a path may have.
 var pathBytes = func() (t [256]bool) {
 	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-/_@") {

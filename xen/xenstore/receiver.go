@@ -104,16 +104,16 @@ func (c *Client) newRequest() *request {
 
 // lookFor takes in what comes until the reply to req is there, for as long as that is worth it. Where it has not found it, the caller
 // sleeps, and says so with slept.
-func (c *Client) lookFor(ctx context.Context, req *request) (begin spin.Instant, found bool) {
+func (c *Client) lookFor(ctx context.Context, req *request) (wait spin.Wait, found bool) {
 	if c.in.ring == nil {
-		return 0, len(req.wake) > 0
+		return spin.Wait{}, len(req.wake) > 0
 	}
 	c.in.ring.lookIn()
 	defer c.in.ring.lookAway()
 	for {
-		again, begin := c.in.ring.waiter().Spin(req.look, ctx.Done())
+		again, wait := c.in.ring.waiter().Spin(req.look, ctx.Done())
 		if !again || len(req.wake) > 0 || ctx.Err() != nil {
-			return begin, again
+			return wait, again
 		}
 		if err := c.in.receive(c.deliver); err != nil {
 			c.fail(err) // which answers req
@@ -122,8 +122,8 @@ func (c *Client) lookFor(ctx context.Context, req *request) (begin spin.Instant,
 }
 
 // slept says that a wait that lookFor began has ended with a sleep.
-func (c *Client) slept(begin spin.Instant) {
+func (c *Client) slept(wait spin.Wait) {
 	if c.in.ring != nil {
-		c.in.ring.waiter().Slept(begin)
+		c.in.ring.waiter().Slept(wait)
 	}
 }

@@ -126,8 +126,10 @@ type half struct {
 	err      error // sticky
 }
 
-// NewRing returns the end of the page in the role. A server advertises the features ([FeatureReconnection], [FeatureError], ...) and
-// sets the connection to [Connected]; a client passes 0. The page has one page of memory, which must be writable.
+// NewRing returns the end of the page in the role. A server advertises the features ([FeatureReconnection], [FeatureError], ...), which
+// may be none; a client passes 0. Where the connection word is [Reconnect], as whoever built the domain may have left it, a server
+// without FeatureReconnection sets it to [Connected], and one with it answers [ErrRingReset] first. The region has at least one page,
+// and must be writable.
 func NewRing(page *shm.Region, role RingRole, features uint32) (*Ring, error) {
 	if page.Size() < shm.PageSize || !page.Writable() {
 		return nil, fmt.Errorf("xenstore: ring: the region must be one writable page: %w", EINVAL)
@@ -140,6 +142,9 @@ func NewRing(page *shm.Region, role RingRole, features uint32) (*Ring, error) {
 		r.in = half{data: OffReq, ownOff: OffReqCons, peerOff: OffReqProd, peerName: "req_prod"}
 		r.out = half{data: OffRsp, ownOff: OffRspProd, peerOff: OffRspCons, peerName: "rsp_cons"}
 		r.page.Store32(OffServerFeatures, features)
+		if features&FeatureReconnection == 0 {
+			r.page.Store32(OffConnection, Connected) // nobody will look at the word any more, and the client waits for it
+		}
 	}
 	return r, nil
 }
@@ -190,7 +195,7 @@ func (r *Ring) sync(h *half) error {
 	if h.err != nil {
 		return h.err
 	}
-	if r.role == RoleServer && r.features&FeatureReconnection != 0 && r.page.Load32(OffConnection).Is(Reconnect) {
+	if r.resetAsked() {
 		return ErrRingReset
 	}
 	if h.synced {
@@ -205,6 +210,14 @@ func (r *Ring) sync(h *half) error {
 	h.synced = true
 	return nil
 }
+
+// resetAsked reports whether the client asks for a reset that this server has promised.
+func (r *Ring) resetAsked() bool {
+	return r.role == RoleServer && r.features&FeatureReconnection != 0 && r.page.Load32(OffConnection).Is(Reconnect)
+}
+
+// ResetAsked, of a server, reports whether Read would answer [ErrRingReset].
+func (r *Ring) ResetAsked() bool { return r.in.err == nil && r.resetAsked() }
 
 // broken makes an error sticky.
 func (r *Ring) broken(h *half, err error) error {

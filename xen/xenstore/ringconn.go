@@ -31,8 +31,8 @@ type RingConfig struct {
 	Spin time.Duration
 	// Reset, of a client, asks for a reset of the connection first, where the server can do that.
 	Reset bool
-	// Features, of a server, is what it advertises. The default is FeatureReconnection|FeatureError. A server that advertises
-	// FeatureReconnection answers ErrRingReset with ResetDone.
+	// Features, of a server, is what it advertises. 0 is FeatureReconnection|FeatureError: to advertise nothing takes a [Ring]. A
+	// server that advertises FeatureReconnection answers ErrRingReset with ResetDone.
 	Features uint32
 	// Logger takes what goes wrong. The default is silence.
 	Logger *slog.Logger
@@ -120,11 +120,10 @@ func NewRingConn(page *shm.Region, ch RingChannel, role RingRole, cfg *RingConfi
 func (c *RingConn) arrived() {
 	c.arrivals.Add(1)
 	wake(c.writable)
-	if c.lookers.Load() > 0 {
-		c.passed.Store(true)
-		return
+	c.passed.Store(true) // before the look at lookers: whoever looks away does that the other way round
+	if c.lookers.Load() == 0 {
+		wake(c.readable)
 	}
-	wake(c.readable)
 }
 
 func wake(ch chan struct{}) {
@@ -176,14 +175,14 @@ func (c *RingConn) Read(p []byte) (int, error) {
 		if n > 0 || err != nil {
 			return n, err
 		}
-		again, begin := c.spin.Spin(c.ready, c.readable)
+		again, wait := c.spin.Spin(c.ready, c.readable)
 		if again {
 			continue
 		}
 		if err := c.sleep(c.readable); err != nil {
 			return 0, err
 		}
-		c.spin.Slept(begin)
+		c.spin.Slept(wait)
 	}
 }
 
@@ -296,10 +295,10 @@ func (c *RingConn) TryWrite(p []byte) (int, error) {
 	return n, err
 }
 
-// A write looks up to looksForPeer times, which takes less than a microsecond, whether its event is needed. If it was, the next eventsAfter
+// A write looks up to looksForPeer times, which takes a few microseconds, whether its event is needed. If it was, the next eventsAfter
 // events are sent without a look.
 const (
-	looksForPeer = 200
+	looksForPeer = 1000
 	eventsAfter  = 16
 )
 
@@ -340,6 +339,18 @@ func (c *RingConn) ResetDone() {
 	c.rmu.Unlock()
 	c.notify()
 }
+
+// ResetAsked, of a server, reports whether the client asks for a reset. It is for one that does not read for a while, and looks when
+// Arrived says that an event came.
+func (c *RingConn) ResetAsked() bool {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	return c.ring.ResetAsked()
+}
+
+// Arrived returns a channel of capacity 1 that has something where an event came since the last Read slept. A Read that goes on at the
+// same time may take it away.
+func (c *RingConn) Arrived() <-chan struct{} { return c.readable }
 
 // Features returns what the server advertises, unknown bits included.
 func (c *RingConn) Features() uint32 { return c.ring.Features() }

@@ -99,8 +99,31 @@ func (c *Client) onNode(ctx context.Context, tx uint32, typ MsgType, op, path st
 	if err != nil {
 		return opError(op, path, err)
 	}
+	return opError(op, path, c.acked(req))
+}
+
+// tell is call for a request whose reply says nothing.
+func (c *Client) tell(ctx context.Context, typ MsgType, tx uint32, head string, tail []byte) error {
+	req, err := c.call(ctx, typ, tx, head, tail)
+	if err != nil {
+		return err
+	}
+	return c.acked(req)
+}
+
+// acked returns a request whose reply says nothing but "OK", and checks that it does.
+func (c *Client) acked(req *request) error {
+	var err error
+	if answer, _, _ := bytes.Cut(req.reply, []byte{0}); string(answer) != "OK" {
+		err = malformed(req.reply)
+	}
 	c.release(req)
-	return nil
+	return err
+}
+
+// malformed is the error for a reply that the protocol does not allow where it came. It is not one that the server answered.
+func malformed(reply []byte) error {
+	return fmt.Errorf("the server answered %.80q: %w", reply, EIO)
 }
 
 func (c *Client) perms(ctx context.Context, tx uint32, path string) ([]Perm, error) {
@@ -109,6 +132,9 @@ func (c *Client) perms(ctx context.Context, tx uint32, path string) ([]Perm, err
 		return nil, opError("get permissions of", path, err)
 	}
 	perms, err := ParsePerms(req.reply)
+	if err != nil {
+		err = malformed(req.reply)
+	}
 	c.release(req)
 	return perms, opError("get permissions of", path, err)
 }
@@ -122,19 +148,14 @@ func (c *Client) setPerms(ctx context.Context, tx uint32, path string, perms []P
 	if err := CheckWatchPath(path); err != nil {
 		return opError(op, path, err)
 	}
-	req, err := c.call(ctx, MsgSetPerms, tx, path, AppendPerms(nil, perms))
-	if err != nil {
-		return opError(op, path, err)
-	}
-	c.release(req)
-	return nil
+	return opError(op, path, c.tell(ctx, MsgSetPerms, tx, path, AppendPerms(nil, perms)))
 }
 
 // list asks for the children in one message, and in parts where they do not fit one (E2BIG).
 func (c *Client) list(ctx context.Context, tx uint32, path string) ([]string, error) {
 	req, err := c.nodeCall(ctx, MsgDirectory, tx, path, nil)
 	if err == nil {
-		names, err := SplitStrings(req.reply)
+		names, err := splitNames(req.reply)
 		c.release(req)
 		return names, opError("list", path, err)
 	}
@@ -143,6 +164,15 @@ func (c *Client) list(ctx context.Context, tx uint32, path string) ([]string, er
 	}
 	names, err := c.listParts(ctx, tx, path)
 	return names, opError("list", path, err)
+}
+
+// splitNames splits the names of children that the server answered.
+func splitNames(reply []byte) ([]string, error) {
+	names, err := SplitStrings(reply)
+	if err != nil {
+		return nil, malformed(reply)
+	}
+	return names, nil
 }
 
 // Bounds of a listing in parts. A server that keeps sending parts, or keeps changing its generation, is not followed for ever.
@@ -159,7 +189,7 @@ func (c *Client) listParts(ctx context.Context, tx uint32, path string) ([]strin
 			return nil, err
 		}
 		if same {
-			return SplitStrings(all)
+			return splitNames(all)
 		}
 	}
 	return nil, fmt.Errorf("the node changed %d times while it was listed: %w", maxListTries, ErrConflict)
@@ -204,7 +234,7 @@ func (c *Client) DomainPath(ctx context.Context, dom hypercall.DomID) (string, e
 	}
 	path, _, ok := bytes.Cut(reply, []byte{0})
 	if !ok || CheckPath(string(path)) != nil {
-		return "", opError("get domain path", "", fmt.Errorf("the server answered %.80q: %w", reply, EIO))
+		return "", opError("get domain path", "", malformed(reply))
 	}
 	return string(path), nil
 }
@@ -221,7 +251,7 @@ func (c *Client) IsIntroduced(ctx context.Context, dom hypercall.DomID) (bool, e
 	case "F":
 		return false, nil
 	}
-	return false, opError("is introduced", "", fmt.Errorf("the server answered %.80q: %w", reply, EIO))
+	return false, opError("is introduced", "", malformed(reply))
 }
 
 // Introduce has the server connect to a domain over the ring page in the domain's frame gfn and the domain's unbound port. Only
@@ -229,26 +259,28 @@ func (c *Client) IsIntroduced(ctx context.Context, dom hypercall.DomID) (bool, e
 func (c *Client) Introduce(ctx context.Context, dom hypercall.DomID, gfn hypercall.GFN, port hypercall.Port) error {
 	tail := append(strconv.AppendInt(nil, int64(gfn), 10), 0) // signed, as docs/misc/xenstore.txt has it
 	tail = append(strconv.AppendUint(tail, uint64(port), 10), 0)
-	_, err := c.domainCall(ctx, MsgIntroduce, "introduce", dom, tail)
-	return err
+	return c.tellDomain(ctx, MsgIntroduce, "introduce", dom, tail)
 }
 
 // Release has the server give the connection to a domain up. Only privileged callers may.
 func (c *Client) Release(ctx context.Context, dom hypercall.DomID) error {
-	_, err := c.domainCall(ctx, MsgRelease, "release", dom, nil)
-	return err
+	return c.tellDomain(ctx, MsgRelease, "release", dom, nil)
 }
 
 // Resume tells the server that a domain which had shut down, as for a suspend, runs again. Only privileged callers may.
 func (c *Client) Resume(ctx context.Context, dom hypercall.DomID) error {
-	_, err := c.domainCall(ctx, MsgResume, "resume", dom, nil)
-	return err
+	return c.tellDomain(ctx, MsgResume, "resume", dom, nil)
 }
 
 // SetTarget gives a domain (a device model's) the rights of another one, its target. Only privileged callers may.
 func (c *Client) SetTarget(ctx context.Context, dom, target hypercall.DomID) error {
-	_, err := c.domainCall(ctx, MsgSetTarget, "set target of", dom, append(strconv.AppendUint(nil, uint64(target), 10), 0))
-	return err
+	return c.tellDomain(ctx, MsgSetTarget, "set target of", dom, append(strconv.AppendUint(nil, uint64(target), 10), 0))
+}
+
+// tellDomain is domainCall for a request whose reply says nothing.
+func (c *Client) tellDomain(ctx context.Context, typ MsgType, op string, dom hypercall.DomID, tail []byte) error {
+	head := strconv.Itoa(int(dom))
+	return opError(op, "domain "+head, c.tell(ctx, typ, 0, head, tail))
 }
 
 func (c *Client) domainCall(ctx context.Context, typ MsgType, op string, dom hypercall.DomID, tail []byte) ([]byte, error) {
@@ -287,19 +319,9 @@ func (c *Client) Control(ctx context.Context, args ...string) ([]byte, error) {
 }
 
 // ResetWatches has the server forget all watches and transactions of this connection, those of a kernel before this one included. The
-// watches of this client end with [ErrReset]; transactions under way fail. Servers of before Xen 4.2 do not have it; the node
+// watches of this client end with [ErrReset], but for one that is being made at this moment and that the server makes after the reset;
+// transactions under way fail. Servers of before Xen 4.2 do not have it; the node
 // control/platform-feature-xs_reset_watches says whether one does.
 func (c *Client) ResetWatches(ctx context.Context) error {
-	req, err := c.call(ctx, MsgResetWatches, 0, "", nil)
-	if err != nil {
-		return opError("reset watches", "", err)
-	}
-	c.release(req)
-	c.mu.Lock()
-	watches := c.core.takeWatches()
-	c.mu.Unlock()
-	for _, w := range watches {
-		w.end(ErrReset)
-	}
-	return nil
+	return opError("reset watches", "", c.tell(ctx, MsgResetWatches, 0, "", nil))
 }

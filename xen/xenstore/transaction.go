@@ -33,14 +33,6 @@ type Tx struct {
 // When ctx ends during the commit it is not known whether the changes happened. Only Config.MaxTransactions go on at once, and further
 // ones wait for them: fn must not begin another one on the same client.
 func (c *Client) Transaction(ctx context.Context, fn func(tx *Tx) error) error {
-	select {
-	case c.transactions <- struct{}{}:
-	case <-c.dead:
-		return opError("transaction", "", c.Err())
-	case <-ctx.Done():
-		return opError("transaction", "", ctx.Err())
-	}
-	defer func() { <-c.transactions }()
 	wait := c.conf.Backoff
 	for attempt := 1; ; attempt++ {
 		again, err := c.attempt(ctx, fn)
@@ -75,8 +67,24 @@ func (c *Client) pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// enter waits for one of the places for transactions. It is free again when the server has ended the transaction that took it, so that
+// there are never more at the server, whether or not their callers have left.
+func (c *Client) enter(ctx context.Context) error {
+	select {
+	case c.transactions <- struct{}{}:
+		return nil
+	case <-c.dead:
+		return c.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // attempt makes one transaction, and reports whether it may be tried again.
 func (c *Client) attempt(ctx context.Context, fn func(tx *Tx) error) (again bool, err error) {
+	if err := c.enter(ctx); err != nil {
+		return false, opError("transaction", "", err)
+	}
 	tx, err := c.begin(ctx)
 	if err != nil {
 		full := errors.Is(err, ENOSPC) || errors.Is(err, EQUOTA) || errors.Is(err, EAGAIN)
@@ -85,8 +93,10 @@ func (c *Client) attempt(ctx context.Context, fn func(tx *Tx) error) (again bool
 	committing := false
 	defer func() {
 		tx.over.Store(true)
-		if !committing { // fn failed, or panicked, or ctx has ended: the answer would change nothing
-			_ = c.inBackground(ctx, MsgTransactionEnd, tx.id, "F", nil)
+		if committing {
+			<-c.transactions
+		} else { // fn failed, or panicked, or ctx has ended: the answer would change nothing
+			_ = c.inBackground(ctx, func() error { return c.abort(tx.id) })
 		}
 	}()
 	if err := fn(tx); err != nil {
@@ -101,25 +111,65 @@ func (c *Client) attempt(ctx context.Context, fn func(tx *Tx) error) (again bool
 	if err != nil {
 		return errors.Is(err, EAGAIN), opError("commit transaction", "", err)
 	}
-	c.release(req)
-	return false, nil
+	return false, opError("commit transaction", "", c.acked(req))
 }
 
+// begin starts a transaction in the place that the caller has entered. Where it fails the place is free again, or will be.
 func (c *Client) begin(ctx context.Context) (*Tx, error) {
-	req, err := c.call(ctx, MsgTransactionStart, 0, "", nil)
+	if err := c.acquire(ctx); err != nil {
+		<-c.transactions
+		return nil, err
+	}
+	req, err := c.post(nil, MsgTransactionStart, 0, "", nil)
+	if err != nil {
+		<-c.transactions
+		return nil, err
+	}
+	if !c.wait(ctx, req) {
+		c.start(func() { c.undoBegin(req) })
+		return nil, ctx.Err()
+	}
+	tx, err := c.begun(req)
+	if err != nil {
+		<-c.transactions
+	}
+	return tx, err
+}
+
+// begun returns the transaction that the answer to a TRANSACTION_START names.
+func (c *Client) begun(req *request) (*Tx, error) {
+	req, err := c.answer(req)
 	if err != nil {
 		return nil, err
 	}
 	answer, _, _ := bytes.Cut(req.reply, []byte{0})
 	id, err := ParseUint32(string(answer))
-	c.release(req)
-	if err == nil && id == 0 {
-		err = fmt.Errorf("transaction id 0: %w", EIO)
+	if err != nil || id == 0 {
+		err = malformed(req.reply)
 	}
+	c.release(req)
 	if err != nil {
-		return nil, fmt.Errorf("the server's answer: %w", err)
+		return nil, err
 	}
 	return &Tx{c: c, id: id}, nil
+}
+
+// undoBegin ends the transaction that the server begins for a caller who has left. It has the caller's place.
+func (c *Client) undoBegin(req *request) {
+	c.wait(context.Background(), req)
+	tx, err := c.begun(req)
+	if err != nil {
+		<-c.transactions
+		return
+	}
+	_ = c.abort(tx.id) // there is nobody to tell
+}
+
+// abort ends a transaction without its changes, and frees its place.
+func (c *Client) abort(id uint32) error {
+	err := c.tell(context.Background(), MsgTransactionEnd, id, "F", nil)
+	<-c.transactions
+	return err
 }
 
 func (t *Tx) check(op, path string) error {

@@ -94,7 +94,10 @@ func TestTransactionWaitsForTheQuotaOfOthers(t *testing.T) {
 		if n++; m.Type == xenstore.MsgTransactionStart && n < 5 {
 			return "", "ENOSPC"
 		}
-		return "7\x00", ""
+		if m.Type == xenstore.MsgTransactionStart {
+			return "7\x00", ""
+		}
+		return "OK\x00", ""
 	})
 	require.NoError(t, c.Transaction(t.Context(), func(*xenstore.Tx) error { return nil }))
 	require.EqualValues(t, 4, c.Stats().Retries)
@@ -111,6 +114,9 @@ func TestTransactionsAreBounded(t *testing.T) {
 			most = max(most, open)
 		case xenstore.MsgTransactionEnd:
 			open--
+			return "OK\x00", ""
+		case xenstore.MsgMkdir:
+			return "OK\x00", ""
 		}
 		return "9\x00", ""
 	})
@@ -145,8 +151,12 @@ func TestTransactionWithADeafServer(t *testing.T) {
 					if m == (xenstoretest.Message{}) {
 						return
 					}
-					if n < deaf {
+					switch {
+					case n >= deaf:
+					case m.Type == xenstore.MsgTransactionStart:
 						s.Reply(m, "7\x00")
+					default:
+						s.Reply(m, "OK\x00")
 					}
 				}
 			}()
@@ -159,4 +169,27 @@ func TestTransactionWithADeafServer(t *testing.T) {
 			require.NoError(t, c.Close())
 		})
 	}
+}
+
+// A transaction that the server begins for a caller who has left is ended, and its place is free again only then.
+func TestTransactionStartIsTakenBack(t *testing.T) {
+	s, c := xenstoretest.NewScript(t, &xenstore.Config{MaxTransactions: 1})
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error, 1)
+	go func() { errs <- c.Transaction(ctx, func(*xenstore.Tx) error { return nil }) }()
+	start := s.Next()
+	cancel()
+	require.ErrorIs(t, <-errs, context.Canceled)
+	next := results(1, func(int) string {
+		return fmt.Sprint(c.Transaction(t.Context(), func(*xenstore.Tx) error { return nil }))
+	})
+	s.Reply(start, "7\x00")
+	end := s.Next()
+	require.Equal(t, xenstore.MsgTransactionEnd, end.Type, "before the next one begins")
+	require.Equal(t, "F\x00", end.Payload)
+	require.EqualValues(t, 7, end.TxID)
+	s.Reply(end, "OK\x00")
+	s.Reply(s.Next(), "8\x00")
+	s.Reply(s.Next(), "OK\x00")
+	require.Equal(t, []string{"<nil>"}, next())
 }

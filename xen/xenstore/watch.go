@@ -35,6 +35,7 @@ type Watch struct {
 	c     *Client
 	path  string
 	token string // on the wire; set before anybody else sees the watch
+	begun bool   // the core's: the server has answered that it has the watch
 
 	ready chan struct{} // of capacity 1: the queue is not empty
 	ended chan struct{} // closed by end
@@ -76,12 +77,15 @@ func (c *Client) register(ctx context.Context, w *Watch) error {
 	if err != nil {
 		return err
 	}
-	req, err := c.call(ctx, MsgWatch, 0, w.path, append([]byte(w.token), 0))
-	if err == nil {
-		c.release(req)
-		return nil
+	sent := false
+	if err = c.acquire(ctx); err == nil {
+		sent = true
+		err = c.askToWatch(ctx, w)
 	}
-	if ctx.Err() != nil { // the server may have it, or get it yet
+	switch {
+	case err == nil:
+		return nil
+	case sent && (ctx.Err() != nil || w.begun): // the server may have it, or get it yet
 		_ = w.close(ctx)
 		return err
 	}
@@ -89,6 +93,18 @@ func (c *Client) register(ctx context.Context, w *Watch) error {
 	c.core.unwatch(w)
 	c.mu.Unlock()
 	return err
+}
+
+// askToWatch makes the request, for one who has acquired a place.
+func (c *Client) askToWatch(ctx context.Context, w *Watch) error {
+	req, err := c.post(w, MsgWatch, 0, w.path, append([]byte(w.token), 0))
+	if err == nil {
+		req, err = c.await(ctx, req)
+	}
+	if err != nil {
+		return err
+	}
+	return c.acked(req)
 }
 
 // Path returns what is watched.
@@ -125,7 +141,7 @@ func (w *Watch) take() (e Event, ok bool, err error) {
 	w.mu.Lock()
 	e, ok = w.queue.pop()
 	if !ok {
-		err = w.err
+		err = opError("watch", w.path, w.err)
 	}
 	more := w.queue.len() > 0
 	w.mu.Unlock()
@@ -135,12 +151,12 @@ func (w *Watch) take() (e Event, ok bool, err error) {
 	return e, ok, err
 }
 
-// Next takes the oldest event and waits until there is one. It returns [net.ErrClosed] after Close, [ErrReset] after
-// [Client.ResetWatches], a *[ConnError] when the connection is over, or ctx's error.
+// Next takes the oldest event and waits until there is one. Its errors are *[OpError] of [net.ErrClosed] after Close, of [ErrReset]
+// after [Client.ResetWatches], of a *[ConnError] when the connection is over, or of ctx's error.
 func (w *Watch) Next(ctx context.Context) (Event, error) {
 	for {
 		if err := ctx.Err(); err != nil {
-			return Event{}, err
+			return Event{}, opError("watch", w.path, err)
 		}
 		e, ok, err := w.take()
 		if ok || err != nil {
@@ -167,7 +183,7 @@ func (w *Watch) Events() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {
 			e, err := w.Next(context.Background())
-			if err == net.ErrClosed {
+			if err != nil && w.Err() == net.ErrClosed {
 				return
 			}
 			if !yield(e, err) || err != nil {
@@ -183,8 +199,11 @@ func (w *Watch) C() <-chan Event {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.events == nil {
-		w.events = make(chan Event)
-		go w.pump(w.events)
+		events := make(chan Event)
+		w.events = events
+		if !w.c.start(func() { w.pump(events) }) {
+			close(events)
+		}
 	}
 	return w.events
 }
@@ -229,29 +248,27 @@ func (w *Watch) close(ctx context.Context) error {
 	c.merged, c.missed = c.merged+merged, c.missed+missed
 	c.mu.Unlock()
 	w.end(net.ErrClosed)
-	return opError("unwatch", w.path, c.inBackground(ctx, MsgUnwatch, 0, w.path, append([]byte(w.token), 0)))
+	return opError("unwatch", w.path, c.inBackground(ctx, func() error {
+		return c.tell(context.Background(), MsgUnwatch, 0, w.path, append([]byte(w.token), 0))
+	}))
 }
 
-// inBackground makes a call that must reach the server whatever becomes of the caller. It waits for the answer only for a while, and
-// forgives that the connection is over: then the server has forgotten what the call was to end.
-func (c *Client) inBackground(ctx context.Context, typ MsgType, tx uint32, head string, tail []byte) error {
+// inBackground has f, a call that must reach the server, go on whatever becomes of the caller. It waits for the answer only for a
+// while, and forgives that the connection is over: then the server has forgotten what the call was to end.
+func (c *Client) inBackground(ctx context.Context, f func() error) error {
 	result := make(chan error, 1)
-	go func() {
-		req, err := c.call(context.WithoutCancel(ctx), typ, tx, head, tail)
-		if err == nil {
-			c.release(req)
-		}
-		if _, over := errors.AsType[*ConnError](err); over {
-			err = nil
-		}
-		result <- err
-	}()
+	if !c.start(func() { result <- f() }) {
+		return nil
+	}
 	patience := time.NewTimer(endPatience)
 	defer patience.Stop()
 	canceled := ctx.Done()
 	for {
 		select {
 		case err := <-result:
+			if _, over := errors.AsType[*ConnError](err); over {
+				return nil
+			}
 			return err
 		case <-canceled:
 			canceled = nil
@@ -275,7 +292,7 @@ func (c *Client) Events(ctx context.Context, path string) iter.Seq2[Event, error
 		for {
 			e, err := w.Next(ctx)
 			if err != nil {
-				yield(Event{}, opError("watch", path, err))
+				yield(Event{}, err)
 				return
 			}
 			if !yield(e, nil) {
@@ -285,16 +302,20 @@ func (c *Client) Events(ctx context.Context, path string) iter.Seq2[Event, error
 	}
 }
 
-// Wait calls check now and after each event of the path, until check returns true or an error, or ctx is done. check reads what it wants
-// to know; it may be called without a cause.
+// Wait calls check once the path is watched and after each event of it, until check returns true or an error, or ctx is done. check
+// reads what it wants to know; it may be called without a cause. It does not depend on the first event, which a server can lose.
 func (c *Client) Wait(ctx context.Context, path string, check func(ctx context.Context) (done bool, err error)) error {
-	for _, err := range c.Events(ctx, path) {
-		if err != nil {
-			return err
-		}
+	w, err := c.Watch(ctx, path, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = w.close(ctx) }()
+	for {
 		if done, err := check(ctx); done || err != nil {
 			return err
 		}
+		if _, err := w.Next(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
 }

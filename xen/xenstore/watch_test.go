@@ -114,7 +114,7 @@ func TestWatchClose(t *testing.T) {
 	s.Reply(m, "OK\x00")
 	require.NoError(t, <-closed)
 	require.NoError(t, w.Close())
-	require.Equal(t, []string{"{ 0 0} use of closed network connection", "end", "false"}, wait())
+	require.Equal(t, []string{"{ 0 0} xenstore: watch /a: use of closed network connection", "end", "false"}, wait())
 	require.ErrorIs(t, w.Err(), net.ErrClosed)
 	require.EqualValues(t, 1, c.Stats().Stray)
 	require.Zero(t, c.Stats().Watches)
@@ -270,4 +270,111 @@ func TestWatchFlood(t *testing.T) { // XC-03
 	require.NoError(t, w.Close())
 	require.NoError(t, slow.Close())
 	require.NoError(t, c.Close())
+}
+
+// A watch that is being made while the client resets its watches is made after the reset, and goes on.
+func TestResetWatchesSparesAWatchUnderWay(t *testing.T) {
+	s, c := xenstoretest.NewScript(t, nil)
+	old := watch(t, s, c, "/old")
+	reset := results(1, func(int) string { return fmt.Sprint(c.ResetWatches(context.Background())) })
+	r := s.Next()
+	watched := make(chan *xenstore.Watch, 1)
+	go func() {
+		w, err := c.Watch(context.Background(), "/a", nil)
+		if err != nil {
+			t.Error(err)
+		}
+		watched <- w
+	}()
+	m := s.Next()
+	s.Reply(r, "OK\x00")
+	require.Equal(t, []string{"<nil>"}, reset())
+	s.Reply(m, "OK\x00")
+	s.Event("/a", m.Token())
+	w := <-watched
+	e, err := w.Next(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "/a", e.Path)
+	require.ErrorIs(t, old.Err(), xenstore.ErrReset)
+	closed := make(chan error, 1)
+	go func() { closed <- w.Close() }()
+	un := s.Next()
+	require.Equal(t, xenstore.MsgUnwatch, un.Type)
+	s.Reply(un, "OK\x00")
+	require.NoError(t, <-closed)
+}
+
+// A watch that was never asked for is not taken back, and its caller does not wait for anything.
+func TestWatchThatWasNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := xenstoretest.NewScript(t, &xenstore.Config{MaxOutstanding: 1})
+		wait := results(1, func(int) string { return readString(c, "/slow") })
+		slow := s.Next()
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		for range 2 { // the second one with a context that has ended
+			_, err := c.Watch(ctx, "/a", nil)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.Equal(t, time.Hour, time.Since(start))
+		}
+		require.Zero(t, c.Stats().Watches)
+		s.Reply(slow, "v")
+		require.Equal(t, []string{"v"}, wait())
+		wait = results(1, func(int) string { return readString(c, "/next") })
+		next := s.Next()
+		require.Equal(t, xenstore.MsgRead, next.Type)
+		s.Reply(next, "v")
+		wait()
+		require.NoError(t, c.Close())
+	})
+}
+
+// Close returns when nothing of the client runs any more: neither who serves a channel nor who still has a watch or transaction to end.
+func TestCloseWaitsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := xenstoretest.NewScript(t, nil)
+		w, other := watch(t, s, c, "/a"), watch(t, s, c, "/b")
+		events := w.C()
+		go s.Next() // and no answer
+		require.NoError(t, other.Close())
+		require.NoError(t, c.Close())
+		select {
+		case _, ok := <-events:
+			require.False(t, ok)
+		default:
+			require.Fail(t, "the channel's goroutine is still there")
+		}
+		_, ok := <-other.C()
+		require.False(t, ok)
+	})
+}
+
+// Wait does not need the first event.
+func TestWaitWithoutEvent(t *testing.T) {
+	s, c := xenstoretest.NewScript(t, nil)
+	go s.Serve(func(xenstoretest.Message) (string, string) { return "OK\x00", "" })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, c.Wait(ctx, "/a", func(context.Context) (bool, error) { return true, nil }))
+}
+
+// What ends a watch comes as an error of the call.
+func TestWatchErrors(t *testing.T) {
+	s, c := xenstoretest.NewScript(t, nil)
+	w := watch(t, s, c, "/a")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, canceled := w.Next(ctx)
+	require.NoError(t, s.Close())
+	<-c.Done()
+	_, over := w.Next(t.Context())
+	for _, err := range w.Events() {
+		over = err
+	}
+	for _, err := range []error{canceled, over} {
+		e, ok := err.(*xenstore.OpError)
+		require.True(t, ok, "%v", err)
+		require.Equal(t, "/a", e.Path)
+	}
 }

@@ -29,7 +29,10 @@ type core struct {
 	now        int64   // nanoseconds on the shell's clock, for events that wait too long
 	stats      Stats
 	fired      []*watch // scratch of fire
+	path       []byte   // scratch of canonical
 	introducer bool     // INTRODUCE needs the shell
+
+	introductions []*introduction // that the shell has not ended yet
 }
 
 // domain is what the server keeps of one domain: while it is introduced, connected, or owns nodes.
@@ -55,6 +58,7 @@ type conn struct {
 	home    string // what relative paths are under
 	ended   error  // why the core ended the connection, or nil
 	dirty   bool   // is in core.dirty
+	stale   bool   // the peer asks for a reset: what it said and was to hear before that is to be forgotten
 	watches []*watch
 	txs     []*transaction
 	nextTx  uint32

@@ -28,6 +28,8 @@ type introduction struct {
 	dom  hypercall.DomID
 	gfn  hypercall.GFN
 	port hypercall.Port
+
+	released bool // the domain was released meanwhile
 }
 
 func (*introduction) Error() string { return "xenstored: introduction pending" }
@@ -50,16 +52,25 @@ func (c *core) introduceRequest(cn *conn, req *call) error {
 		return xenstore.EINVAL
 	}
 	if c.introducer && dom != dom0 {
-		return &introduction{cn, req, dom, hypercall.GFN(gfn), hypercall.Port(port)}
+		p := &introduction{cn: cn, req: req, dom: dom, gfn: hypercall.GFN(gfn), port: hypercall.Port(port)}
+		c.introductions = append(c.introductions, p)
+		return p
 	}
 	c.introduceOrReset(dom)
 	c.ack(cn, req)
 	return nil
 }
 
-// introduced ends an introduction: the shell has made the connection, or could not.
+// introduced ends an introduction: the shell has made the connection, or could not. Of a domain that was released meanwhile nothing
+// remains, as if it had been released right after, and the client is answered ENOENT.
 func (c *core) introduced(p *introduction, err error) {
-	if err != nil {
+	i := slices.Index(c.introductions, p)
+	c.introductions = slices.Delete(c.introductions, i, i+1)
+	switch {
+	case p.released:
+		c.fail(p.cn, p.req, xenstore.ENOENT)
+		return
+	case err != nil:
 		e := xenstore.EINVAL
 		errors.As(err, &e)
 		c.fail(p.cn, p.req, e)
@@ -105,7 +116,7 @@ func (c *core) knownDomain(req *call) (*domain, error) {
 	if !ok {
 		return nil, xenstore.EINVAL
 	}
-	id, err := xenstore.ParseDomID(arg)
+	id, err := xenstore.ParseDomID(string(arg))
 	if err != nil || id == dom0 {
 		return nil, xenstore.EINVAL
 	}
@@ -171,7 +182,7 @@ func (c *core) domainPath(cn *conn, req *call) error {
 	if !ok {
 		return xenstore.EINVAL
 	}
-	id, err := xenstore.ParseDomID(arg)
+	id, err := xenstore.ParseDomID(string(arg))
 	if err != nil {
 		return err
 	}
@@ -184,7 +195,7 @@ func (c *core) isIntroduced(cn *conn, req *call) error {
 	if !ok {
 		return xenstore.EINVAL
 	}
-	id, err := xenstore.ParseDomID(arg)
+	id, err := xenstore.ParseDomID(string(arg))
 	if err != nil {
 		return err
 	}
@@ -247,6 +258,9 @@ func (d *domain) report() string {
 func (c *core) releaseDomain(id hypercall.DomID) {
 	if id == dom0 {
 		return
+	}
+	for _, p := range c.introductions {
+		p.released = p.released || p.dom == id
 	}
 	for _, cn := range slices.Clone(c.conns) {
 		if cn.dom.id == id {

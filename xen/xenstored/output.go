@@ -3,6 +3,7 @@ package xenstored
 import (
 	"bytes"
 	"errors"
+	"hash/maphash"
 
 	"github.com/hvkit/hvkit/xen/xenstore"
 )
@@ -18,9 +19,10 @@ type queue struct {
 	items  []item
 	flight []byte // what is left to write of what was taken
 	taken  []item
-	spare  [2][]byte // the buffer of the flight before, and the buffer that flight began in
-	events map[string]struct{}
-	busy   bool // somebody writes
+	spare  [2][]byte           // the buffer of the flight before, and the buffer that flight began in
+	events map[uint64]struct{} // hashes of the events in buf; nil where none was looked for among many
+	busy   bool                // somebody writes
+	deaf   bool                // events were not taken in time, and the queue has not been empty since: nobody waits for it any more
 }
 
 // item is a message in a queue.
@@ -78,7 +80,7 @@ func (c *core) enqueue(cn *conn, h xenstore.Header, req *call, parts ...string) 
 	}
 	q := &cn.out
 	it := item{off: len(q.buf), event: h.Type == xenstore.MsgWatchEvent, at: c.now}
-	if req != nil && req.cause != nil {
+	if req != nil && req.cause != nil && !(it.event && q.deaf) {
 		it.cause = req.cause
 		it.cause.refs++
 		if it.event {
@@ -94,6 +96,7 @@ func (c *core) enqueue(cn *conn, h xenstore.Header, req *call, parts ...string) 
 	cn.dom.memory += it.size
 	c.markDirty(cn)
 	if cn.privileged() && len(q.buf) > c.maxQueued {
+		c.stats.Violations++
 		c.end(cn, ErrOverflow)
 	}
 }
@@ -114,12 +117,13 @@ func (c *core) event(cn *conn, req *call, path, token string) {
 	}
 	c.stats.Events++
 	if q := &cn.out; q.events != nil {
-		q.events[path+"\x00"+token+"\x00"] = struct{}{}
+		q.events[hashEvent(path, token)] = struct{}{}
 	}
 	c.enqueue(cn, xenstore.Header{Type: xenstore.MsgWatchEvent, Len: uint32(n)}, req, path, "\x00", token, "\x00")
 }
 
-// pending reports whether an event of this path and token waits. Where many wait it keeps an index of them.
+// pending reports whether an event of this path and token waits. Where many wait it keeps an index of them: of hashes, so that it takes
+// no more memory for long paths, under a seed that guests do not know.
 func (q *queue) pending(path, token string) bool {
 	if q.events == nil && len(q.items) <= fewEvents {
 		for _, it := range q.items {
@@ -130,15 +134,26 @@ func (q *queue) pending(path, token string) bool {
 		return false
 	}
 	if q.events == nil {
-		q.events = map[string]struct{}{}
+		q.events = map[uint64]struct{}{}
 		for _, it := range q.items {
 			if it.event {
-				q.events[string(q.buf[it.off+xenstore.HeaderSize:it.off+it.size])] = struct{}{}
+				q.events[maphash.Bytes(hashSeed, q.buf[it.off+xenstore.HeaderSize:it.off+it.size])] = struct{}{}
 			}
 		}
 	}
-	_, ok := q.events[path+"\x00"+token+"\x00"]
+	_, ok := q.events[hashEvent(path, token)]
 	return ok
+}
+
+// hashEvent hashes the payload of an event.
+func hashEvent(path, token string) uint64 {
+	var h maphash.Hash
+	h.SetSeed(hashSeed)
+	for _, s := range []string{path, token} {
+		_, _ = h.WriteString(s) // never fails
+		_ = h.WriteByte(0)
+	}
+	return h.Sum64()
 }
 
 func sameEvent(payload []byte, path, token string) bool {
@@ -172,6 +187,7 @@ func (c *core) wrote(cn *conn, n int) {
 	if len(q.flight) > 0 {
 		return
 	}
+	q.deaf = q.deaf && len(q.buf) > 0
 	c.release(cn, q.taken)
 	clear(q.taken)
 	q.taken = q.taken[:0]
@@ -216,7 +232,7 @@ func (c *core) discard(cn *conn) {
 	q := &cn.out
 	c.release(cn, q.items)
 	c.release(cn, q.taken)
-	q.items, q.taken, q.buf, q.events = nil, nil, nil, nil
+	q.items, q.taken, q.buf, q.events, q.deaf = nil, nil, nil, nil, false
 }
 
 // restart forgets all that belongs to the stream of a connection that begins anew: watches, transactions and output. Nobody may be
@@ -225,15 +241,17 @@ func (c *core) restart(cn *conn) {
 	c.reset(cn)
 	c.discard(cn)
 	cn.out.flight = nil
+	cn.stale = false
 }
 
 // expire ends the wait of requests for events that were queued before a time. Unprivileged receivers lose the event, unless it is being
-// written; privileged ones keep it.
+// written, and are not waited for again until they have taken all that is left; privileged ones keep it.
 func (c *core) expire(cn *conn, before int64) {
 	q := &cn.out
 	for i := range q.taken {
-		if it := &q.taken[i]; it.event && it.at < before {
+		if it := &q.taken[i]; it.event && it.cause != nil && it.at < before {
 			c.settle(it)
+			q.deaf = !cn.privileged()
 		}
 	}
 	kept, buf := q.items[:0], q.buf[:0]
@@ -244,7 +262,7 @@ func (c *core) expire(cn *conn, before int64) {
 			if !cn.privileged() {
 				c.stats.EventsDropped++
 				cn.dom.memory -= it.size
-				q.events = nil
+				q.events, q.deaf = nil, true
 				continue
 			}
 		}

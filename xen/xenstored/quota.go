@@ -18,7 +18,7 @@ type Quota struct {
 	Transactions     int // transactions open at a time; one more is let through, as by the C server (transactions): 10
 	TransactionNodes int // nodes that one transaction has touched (transaction-nodes): 1024
 	Permissions      int // permissions of a node (node-permissions): 5
-	PathLength       int // bytes of a canonical path, "/local/domain/<domid>/" not counted (path-max): 2048
+	PathLength       int // bytes of a canonical path, "/local/domain/<domid>/" not counted, at most 3072 (path-max): 2048
 	Outstanding      int // requests whose reply, or events they caused, are not yet taken by their receivers (outstanding): 20
 	Memory           int // bytes of nodes, watches, transactions and queued messages of a domain; less than (memory): 2.5 MiB
 }
@@ -49,6 +49,7 @@ func (q Quota) resolve() Quota {
 			*f.v = unlimited
 		}
 	}
+	q.PathLength = min(q.PathLength, xenstore.MaxAbsPath) // clients take no longer path in an event
 	return q
 }
 

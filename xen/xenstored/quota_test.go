@@ -33,14 +33,13 @@ func TestNodeQuota(t *testing.T) {
 	require.Equal(t, xenstore.ENOENT, r.do(one, xenstore.MsgRead, 0, "p").err, "XS-10: a create that fails leaves nothing")
 }
 
-// TestNodeQuotaInTransaction: creating in a transaction is counted, and counted again at commit, where the C server lets one less through.
+// TestNodeQuotaInTransaction: creating in a transaction is counted at its commit, as by the C server, which lets one less through then.
 func TestNodeQuotaInTransaction(t *testing.T) {
 	r, _, one, _ := guestRig(t, Quota{Nodes: 5})
 	tx := r.begin(one)
-	for i := range 4 {
+	for i := range 8 {
 		require.Empty(t, r.write(one, tx, fmt.Sprint(i), "").err)
 	}
-	require.Equal(t, xenstore.ENOSPC, r.write(one, tx, "more", "").err)
 	require.Equal(t, xenstore.ENOSPC, r.end(one, tx))
 	require.Equal(t, 1, one.dom.nodes)
 
@@ -203,6 +202,7 @@ func TestUnreadEvents(t *testing.T) {
 	require.ErrorIs(t, deaf.ended, ErrOverflow)
 	require.NotZero(t, r.stats.EventsDropped)
 	require.NotZero(t, r.stats.EventsMerged)
+	require.EqualValues(t, 1, r.stats.Violations, "the one that did not read")
 	require.LessOrEqual(t, one.dom.memory, 100000)
 }
 
@@ -223,6 +223,51 @@ func TestOutstanding(t *testing.T) {
 	require.False(t, r.full(one))
 	require.Empty(t, r.events(two), "they were dropped")
 	r.check()
+}
+
+// TestDeafWatcher: who has not taken events in time is not waited for again, until it has taken what is left.
+func TestDeafWatcher(t *testing.T) {
+	r, _, one, two := guestRig(t, Quota{})
+	r.ok(one, xenstore.MsgSetPerms, 0, "/local/domain/1", "n1", "r2")
+	r.ok(two, xenstore.MsgWatch, 0, "/local/domain/1", "t")
+	r.write(one, 0, "first", "")
+	r.now = 1000
+	r.expire(two, 500)
+	for i := range 100 {
+		r.write(one, 0, fmt.Sprint(i), "")
+		require.False(t, r.full(one), "%d", i)
+	}
+	r.drain(two)
+	for i := range 20 {
+		r.write(one, 0, fmt.Sprint("again", i), "")
+	}
+	require.True(t, r.full(one), "it hears again")
+	r.check()
+}
+
+// TestPathLengthIsCapped: whatever the quota says, no path is longer than clients take in an event.
+func TestPathLengthIsCapped(t *testing.T) {
+	r, host, _, _ := guestRig(t, Quota{PathLength: -1})
+	for _, prefix := range []string{"/", "/local/domain/1/"} {
+		longest := prefix + strings.Repeat("x", xenstore.MaxAbsPath-len(prefix))
+		r.ok(host, xenstore.MsgMkdir, 0, longest)
+		require.Equal(t, xenstore.EINVAL, r.do(host, xenstore.MsgMkdir, 0, longest+"x").err)
+	}
+}
+
+// TestReadAllocates: a READ of a node that exists allocates nothing.
+func TestReadAllocates(t *testing.T) {
+	r, host, _, _ := guestRig(t, Quota{})
+	r.write(host, 0, "/a/b", "value")
+	h, payload := xenstore.Header{Type: xenstore.MsgRead, Len: 5}, []byte("/a/b\x00")
+	read := func() {
+		if err := r.handle(host, h, payload); err != nil {
+			t.Error(err)
+		}
+		r.wrote(host, len(host.out.take()))
+	}
+	read()
+	require.Zero(t, testing.AllocsPerRun(100, read))
 }
 
 // TestConflictCredit (XS-12): a guest whose writes make others' transactions fail is made to wait.

@@ -17,12 +17,12 @@ type call struct {
 }
 
 // one returns the only string of the payload, which ends in the only NUL.
-func (r *call) one() (string, bool) {
+func (r *call) one() ([]byte, bool) {
 	i := bytes.IndexByte(r.payload, 0)
 	if i < 0 || i != len(r.payload)-1 {
-		return "", false
+		return nil, false
 	}
-	return string(r.payload[:i]), true
+	return r.payload[:i], true
 }
 
 // strings returns the strings of a payload that has exactly n. What follows the last NUL is ignored, as by the C server.
@@ -121,39 +121,35 @@ func (c *core) dispatch(cn *conn, req *call) error {
 func (c *core) ack(cn *conn, req *call) { c.reply(cn, req, req.hdr.Type, "OK\x00") }
 
 // canonical returns the absolute form of a path as the connection means it, or EINVAL. special says that @introduceDomain and the like
-// are allowed.
-func (c *core) canonical(cn *conn, path string, special bool) (string, error) {
-	if path == "" || path[0] == '@' && !special {
+// are allowed. For a path of a node that exists it does not allocate.
+func (c *core) canonical(cn *conn, path []byte, special bool) (string, error) {
+	if len(path) == 0 || path[0] == '@' && !special {
 		return "", xenstore.EINVAL
 	}
-	for i := 0; i < len(path); i++ {
-		if !pathBytes[path[i]] || path[i] == '/' && i+1 < len(path) && path[i+1] == '/' {
+	for i := range path {
+		if !xenstore.IsPathByte(path[i]) || path[i] == '/' && i+1 < len(path) && path[i+1] == '/' {
 			return "", xenstore.EINVAL
 		}
 	}
-	if path[len(path)-1] == '/' && path != "/" {
+	if path[len(path)-1] == '/' && len(path) > 1 {
 		return "", xenstore.EINVAL
 	}
 	if path[0] != '/' && path[0] != '@' {
-		path = cn.home + "/" + path
+		c.path = append(append(append(c.path[:0], cn.home...), '/'), path...)
+		path = c.path
 	}
-	if len(path)-homePrefix(path) > c.quota.PathLength {
+	if len(path) > xenstore.MaxAbsPath || len(path)-homePrefix(path) > c.quota.PathLength {
 		return "", xenstore.EINVAL
 	}
-	return path, nil
+	return c.live.intern(path), nil
 }
 
-var pathBytes = func() (t [256]bool) {
-	for _, b := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-/_@") {
-		t[b] = true
-	}
-	return t
-}()
+var domains = []byte("/local/domain/")
 
 // homePrefix returns the length of "/local/domain/<domid>/" at the beginning of a path, 0 if it does not begin so. It does not count
 // against the limit of paths, so that a path that fits as a relative one fits as an absolute one.
-func homePrefix(path string) int {
-	rest, ok := strings.CutPrefix(path, "/local/domain/")
+func homePrefix(path []byte) int {
+	rest, ok := bytes.CutPrefix(path, domains)
 	if !ok {
 		return 0
 	}
@@ -247,7 +243,7 @@ func (c *core) directoryPart(cn *conn, req *call) error {
 	if !ok {
 		return xenstore.EINVAL
 	}
-	path, err := c.canonical(cn, args[0], false)
+	path, err := c.canonical(cn, []byte(args[0]), false)
 	if err != nil {
 		return err
 	}
@@ -309,7 +305,7 @@ func (c *core) setPerms(cn *conn, req *call) error {
 			return err
 		}
 	}
-	path, err := c.canonical(cn, args[0], true)
+	path, err := c.canonical(cn, []byte(args[0]), true)
 	if err != nil || badSpecial(path) {
 		return xenstore.EINVAL
 	}
@@ -394,7 +390,7 @@ func (c *core) write(cn *conn, req *call) error {
 	if i < 0 {
 		return xenstore.EINVAL
 	}
-	path, err := c.canonical(cn, string(req.payload[:i]), false)
+	path, err := c.canonical(cn, req.payload[:i], false)
 	if err != nil {
 		return err
 	}
@@ -483,17 +479,15 @@ func (c *core) create(cn *conn, tx *transaction, path, data string) (*node, erro
 }
 
 // admitNew reports whether quotas allow all the new nodes, and the node above them with one more child. The C server writes one after the
-// other and, in a transaction, marks it as failed when it has to take back what it wrote; so it is with ours.
+// other and, in a transaction, marks it as failed when it has to take back what it wrote; so it is with ours. In a transaction both look
+// at the nodes that the domain has outside of it: the sum is looked at when it commits.
 func (c *core) admitNew(cn *conn, tx *transaction, made []node, above, grown *node) error {
 	if !cn.privileged() {
-		used := cn.dom.nodes
+		more := len(made)
 		if tx != nil {
-			used += tx.added(cn.dom.id)
+			more = 1 // none of the transaction's counts before its commit
 		}
-		if used+len(made) > c.quota.Nodes {
-			if tx != nil && used < c.quota.Nodes {
-				tx.failed = true
-			}
+		if cn.dom.nodes+more > c.quota.Nodes {
 			return xenstore.ENOSPC
 		}
 	}

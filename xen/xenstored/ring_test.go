@@ -2,8 +2,10 @@ package xenstored_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -147,4 +149,63 @@ func TestRingReset(t *testing.T) {
 	require.NoError(t, err)
 	eventually(t, "the end of the watches", func() bool { return s.Stats().Watches == 0 })
 	require.NoError(t, again.Close())
+}
+
+// wantReset asks for a reset as a new kernel does, and waits until it has been done.
+func (p *ringPeer) wantReset(t *testing.T, s *xenstored.Server) {
+	t.Helper()
+	requests := s.Stats().Requests
+	c := p.client(t, &xenstore.RingConfig{Reset: true})
+	eventually(t, "the reset", func() bool { return p.page.Load32(xenstore.OffConnection).Is(xenstore.Connected) })
+	require.Equal(t, requests, s.Stats().Requests, "what the one before had still to ask is forgotten")
+	require.NoError(t, c.Close())
+}
+
+// TestRingResetOfADeafClient: a kernel that died without reading its replies does not keep the next one from starting anew.
+func TestRingResetOfADeafClient(t *testing.T) {
+	s := newServer(t, nil)
+	host := s.LocalClient()
+	defer host.Close()
+	require.NoError(t, host.Write(t.Context(), "/v", make([]byte, 900)))
+	require.NoError(t, host.SetPerms(t.Context(), "/v", xenstore.Perm{Access: xenstore.AccessRead}))
+	p := newRing(t, s)
+	before := s.Stats().Requests
+	old, err := xenstore.NewRing(p.page, xenstore.RoleClient, 0)
+	require.NoError(t, err)
+	for i := range uint32(25) { // more than may be outstanding, in less than the ring holds
+		msg := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgRead, ReqID: i}, []byte("/v\x00"))
+		n, _, err := old.Write(msg)
+		require.NoError(t, err)
+		require.Len(t, msg, n)
+	}
+	require.NoError(t, p.ch.Notify())
+	eventually(t, "as many requests as may be outstanding", func() bool { return s.Stats().Requests-before == 20 })
+	p.wantReset(t, s)
+}
+
+// TestRingResetWhilePaused: a reset is done at once, also where the client waits for others to take its events.
+func TestRingResetWhilePaused(t *testing.T) {
+	s := newServer(t, &xenstored.Config{EventTimeout: time.Hour})
+	ctx := t.Context()
+	host := s.LocalClient()
+	defer host.Close()
+	require.NoError(t, host.Mkdir(ctx, "/local/domain/1"))
+	require.NoError(t, host.SetPerms(ctx, "/local/domain/1", xenstore.Perm{Dom: 1}, xenstore.Perm{Dom: 2, Access: xenstore.AccessRead}))
+	deaf, _ := connect(s, 2)
+	defer deaf.Close()
+	_, err := deaf.Write(xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgWatch}, []byte("/local/domain/1\x00t\x00")))
+	require.NoError(t, err)
+	eventually(t, "the watch", func() bool { return s.Stats().Watches == 1 })
+	p := newRing(t, s)
+	before := s.Stats().Requests
+	c := p.client(t, nil)
+	for i := range 20 {
+		require.NoError(t, c.Mkdir(ctx, fmt.Sprint(i)))
+	}
+	short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, c.Mkdir(short, "more"), context.DeadlineExceeded)
+	require.EqualValues(t, 20, s.Stats().Requests-before)
+	require.NoError(t, c.Close())
+	p.wantReset(t, s)
 }

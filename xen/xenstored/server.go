@@ -59,6 +59,8 @@ type Server struct {
 	// +checklocks:mu
 	rings map[hypercall.DomID]*session // the connections that the Introducer made
 	// +checklocks:mu
+	introducing map[hypercall.DomID]chan struct{} // domains that are being introduced; closed when it is over
+	// +checklocks:mu
 	listeners map[net.Listener]struct{}
 	// +checklocks:mu
 	timer *time.Timer // expires events; nil while none is waited for
@@ -86,7 +88,7 @@ func New(cfg *Config) *Server {
 	return &Server{
 		conf: conf, log: conf.Logger, start: time.Now(), core: c,
 		sessions: map[*session]struct{}{}, paused: map[*session]struct{}{},
-		rings: map[hypercall.DomID]*session{}, listeners: map[net.Listener]struct{}{},
+		rings: map[hypercall.DomID]*session{}, introducing: map[hypercall.DomID]chan struct{}{}, listeners: map[net.Listener]struct{}{},
 	}
 }
 
@@ -278,39 +280,78 @@ func (s *Server) Close() error {
 	return errors.Join(errs...)
 }
 
-// introduce does what an INTRODUCE needs from outside of the store.
+// introduce does what an INTRODUCE needs from outside of the store. A domain is introduced by one client at a time, so that its page has
+// one server. It may be released meanwhile.
 func (s *Server) introduce(p *introduction) {
-	s.mu.Lock()
-	old := s.rings[p.dom]
-	s.mu.Unlock()
+	old := s.beginIntroduction(p.dom)
+	defer s.endIntroduction(p.dom)
 	if old != nil { // its page and port are wanted again
 		old.end(ErrReleased)
 		<-old.over
 	}
-	rw, err := s.conf.Introducer.Introduce(p.dom, p.gfn, p.port)
-	var ss *session
-	if err == nil {
-		ss, err = s.begin(rw, p.dom)
-	}
+	ss, err := s.connectDomain(p)
 	if err != nil {
 		s.log.Warn("xenstore: introduce", "domain", p.dom, "gfn", p.gfn, "port", p.port, "err", err)
 	}
 	var w sends
 	s.mu.Lock()
+	s.clock()
 	if ss != nil {
 		s.rings[p.dom] = ss
+		if p.released {
+			s.core.end(ss.cn, ErrReleased)
+		}
 	}
-	s.clock()
 	s.core.introduced(p, err)
 	s.collect(&w, nil)
 	s.mu.Unlock()
 	w.do()
-	if ss == nil {
-		return
+	if ss != nil {
+		s.serveRing(ss)
 	}
+}
+
+// beginIntroduction waits until nobody introduces the domain, and returns the connection that an introduction before has made.
+func (s *Server) beginIntroduction(dom hypercall.DomID) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.introducing[dom] != nil {
+		other := s.introducing[dom]
+		s.mu.Unlock()
+		<-other
+		s.mu.Lock()
+	}
+	s.introducing[dom] = make(chan struct{})
+	return s.rings[dom]
+}
+
+func (s *Server) endIntroduction(dom hypercall.DomID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.introducing[dom])
+	delete(s.introducing, dom)
+}
+
+// connectDomain makes the connection of a domain, unless there is no use for it any more.
+func (s *Server) connectDomain(p *introduction) (*session, error) {
+	s.mu.Lock()
+	useless := s.closed || p.released
+	s.mu.Unlock()
+	if useless {
+		return nil, ErrReleased
+	}
+	rw, err := s.conf.Introducer.Introduce(p.dom, p.gfn, p.port)
+	if err != nil {
+		return nil, err
+	}
+	return s.begin(rw, p.dom)
+}
+
+// serveRing serves the connection of an introduced domain in a goroutine.
+func (s *Server) serveRing(ss *session) {
 	go func() {
 		if err := ss.serve(context.Background()); err != nil {
-			s.log.Warn("xenstore ring ended", "domain", p.dom, "err", err)
+			s.log.Warn("xenstore ring ended", "domain", ss.dom, "err", err)
 		}
 	}()
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -407,6 +408,77 @@ func TestIntroducer(t *testing.T) {
 	ok, err := host.IsIntroduced(ctx, 5)
 	require.NoError(t, err)
 	require.False(t, ok)
+}
+
+// slowIntroducer makes connections when it is told to, and counts those that are open.
+type slowIntroducer struct {
+	begun, goOn chan struct{}
+	open, most  atomic.Int32
+}
+
+type countedConn struct {
+	net.Conn
+	close func()
+}
+
+func (c *countedConn) Close() error {
+	c.close()
+	return c.Conn.Close()
+}
+
+func (i *slowIntroducer) Introduce(hypercall.DomID, hypercall.GFN, hypercall.Port) (io.ReadWriteCloser, error) {
+	i.begun <- struct{}{}
+	<-i.goOn
+	n := i.open.Add(1)
+	i.most.Store(max(i.most.Load(), n))
+	_, far := net.Pipe()
+	return &countedConn{far, sync.OnceFunc(func() { i.open.Add(-1) })}, nil
+}
+
+// TestConcurrentIntroduce: however many introduce a domain at once, its page has one server.
+func TestConcurrentIntroduce(t *testing.T) {
+	const n = 8
+	in := &slowIntroducer{begun: make(chan struct{}, n), goOn: make(chan struct{})}
+	s := newServer(t, &xenstored.Config{Introducer: in})
+	var wg sync.WaitGroup
+	errs := make([]error, n)
+	for i := range n {
+		c := s.LocalClient()
+		defer c.Close()
+		wg.Go(func() { errs[i] = c.Introduce(t.Context(), 7, 1, 1) })
+	}
+	for range n {
+		<-in.begun
+		in.goOn <- struct{}{}
+	}
+	wg.Wait()
+	require.NoError(t, errors.Join(errs...))
+	require.EqualValues(t, 1, in.most.Load())
+	require.EqualValues(t, 1, in.open.Load())
+}
+
+// TestReleaseDuringIntroduce: a release does not wait for an introduction, and undoes it.
+func TestReleaseDuringIntroduce(t *testing.T) {
+	in := &slowIntroducer{begun: make(chan struct{}, 1), goOn: make(chan struct{})}
+	s := newServer(t, &xenstored.Config{Introducer: in})
+	c := s.LocalClient()
+	defer c.Close()
+	result := make(chan error, 1)
+	go func() { result <- c.Introduce(t.Context(), 7, 1, 1) }()
+	<-in.begun
+	require.NoError(t, s.ReleaseDomain(7))
+	in.goOn <- struct{}{}
+	require.ErrorIs(t, <-result, xenstore.ENOENT)
+	eventually(t, "the end of the connection", func() bool { return in.open.Load() == 0 && s.Stats().Connections == 1 })
+	ok, err := c.IsIntroduced(t.Context(), 7)
+	require.NoError(t, err)
+	require.False(t, ok)
+
+	go func() { result <- c.Introduce(t.Context(), 7, 1, 1) }()
+	<-in.begun
+	in.goOn <- struct{}{}
+	require.NoError(t, <-result, "another domain of that id")
+	require.EqualValues(t, 1, in.open.Load())
 }
 
 // TestSnapshot: a snapshot shows the store as it was.

@@ -16,6 +16,8 @@ import (
 // ring is what a [xenstore.RingConn] can beside being a stream.
 type ring interface {
 	Fail(code xenstore.RingErrorCode) error
+	ResetAsked() bool
+	Arrived() <-chan struct{}
 	ResetDone()
 }
 
@@ -26,6 +28,7 @@ var _ ring = (*xenstore.RingConn)(nil)
 type session struct {
 	s    *Server
 	cn   *conn // the core's half; all but tag is guarded by s.mu
+	ring ring  // nil where the stream is none
 	dom  hypercall.DomID
 	rw   io.ReadWriteCloser
 	try  nowait.Writer // nil where the stream has none
@@ -45,6 +48,7 @@ func newSession(s *Server, rw io.ReadWriteCloser, dom hypercall.DomID) *session 
 		kick: make(chan struct{}, 1), room: make(chan struct{}, 1), idle: make(chan struct{}, 1),
 		done: make(chan struct{}), over: make(chan struct{}),
 	}
+	ss.ring, _ = rw.(ring)
 	return ss
 }
 
@@ -112,8 +116,8 @@ func (ss *session) violation(err error) {
 	ss.s.mu.Lock()
 	ss.s.core.stats.Violations++
 	ss.s.mu.Unlock()
-	if r, ok := ss.rw.(ring); ok && code != xenstore.RingErrorNone {
-		_ = r.Fail(code) // the connection ends in any case
+	if ss.ring != nil && code != xenstore.RingErrorNone {
+		_ = ss.ring.Fail(code) // the connection ends in any case
 	}
 }
 
@@ -128,8 +132,8 @@ func (ss *session) readLoop() error {
 		dec.Filled(n)
 		if n > 0 {
 			empty = 0
-			if err := ss.process(&dec, n); err != nil {
-				return err
+			if perr := ss.process(&dec, n); perr != nil {
+				err = perr
 			}
 		} else if empty++; err == nil && empty > maxEmptyReads {
 			return io.ErrNoProgress
@@ -150,8 +154,7 @@ func (ss *session) readLoop() error {
 
 // restart begins the connection anew, as the client of a ring has asked for.
 func (ss *session) restart(dec *xenstore.Decoder) error {
-	r, ok := ss.rw.(ring)
-	if !ok {
+	if ss.ring == nil {
 		return xenstore.ErrRingReset
 	}
 	s := ss.s
@@ -169,7 +172,7 @@ func (ss *session) restart(dec *xenstore.Decoder) error {
 	s.core.restart(ss.cn)
 	s.wakePaused()
 	s.mu.Unlock()
-	r.ResetDone()
+	ss.ring.ResetDone()
 	return nil
 }
 
@@ -223,6 +226,10 @@ func (ss *session) batch(dec *xenstore.Decoder, n int) (b batch) {
 	c := s.core
 	c.stats.BytesIn += uint64(n)
 	b.more = true
+	if ss.cn.stale {
+		b.err = xenstore.ErrRingReset
+		return b
+	}
 	for range maxBatch {
 		if c.full(ss.cn) {
 			b.wait = true
@@ -239,7 +246,8 @@ func (ss *session) batch(dec *xenstore.Decoder, n int) (b batch) {
 			break
 		}
 		if err := c.handle(ss.cn, h, payload); err != nil {
-			if !errors.As(err, &b.intro) {
+			var pending bool
+			if b.intro, pending = err.(*introduction); !pending { // errors.As would have b allocated
 				b.err = err
 			}
 			break
@@ -250,8 +258,10 @@ func (ss *session) batch(dec *xenstore.Decoder, n int) (b batch) {
 	return b
 }
 
-// pause waits for a time or, if it is 0, until there may be room.
+// pause waits for a time or, if it is 0, until there may be room. A reset that the client asks for ends it: what was waited for will not
+// be needed, or will never come.
 func (ss *session) pause(d time.Duration) error {
+	defer ss.unpaused()
 	var timeout <-chan time.Time
 	room := ss.room
 	if d > 0 {
@@ -259,16 +269,28 @@ func (ss *session) pause(d time.Duration) error {
 		defer t.Stop()
 		timeout, room = t.C, nil
 	}
-	select {
-	case <-room:
-	case <-timeout:
-	case <-ss.done:
-		return net.ErrClosed
+	var event <-chan struct{}
+	if ss.ring != nil {
+		event = ss.ring.Arrived()
 	}
+	for ss.ring == nil || !ss.ring.ResetAsked() {
+		select {
+		case <-event:
+		case <-room:
+			return nil
+		case <-timeout:
+			return nil
+		case <-ss.done:
+			return net.ErrClosed
+		}
+	}
+	return xenstore.ErrRingReset
+}
+
+func (ss *session) unpaused() {
 	ss.s.mu.Lock()
+	defer ss.s.mu.Unlock()
 	delete(ss.s.paused, ss)
-	ss.s.mu.Unlock()
-	return nil
 }
 
 // flush writes what waits as far as that goes without waiting for the peer, and leaves the rest to the writer.
@@ -318,7 +340,7 @@ func (ss *session) writeLoop() {
 	}
 }
 
-// fail ends the connection after a failed write. A reset is not a failure: the reader meets it too, and sees to it.
+// fail ends the connection after a failed write. A reset is not a failure: the reader sees to it.
 func (ss *session) fail(err error) {
 	if !errors.Is(err, xenstore.ErrRingReset) {
 		ss.violation(err)
@@ -339,8 +361,12 @@ func (ss *session) wrote(n int, err error) bool {
 	defer s.mu.Unlock()
 	s.core.stats.BytesOut += uint64(n)
 	s.core.wrote(ss.cn, n)
-	if len(s.paused) > 0 {
+	if n > 0 && len(s.paused) > 0 {
 		s.wakePaused()
+	}
+	if errors.Is(err, xenstore.ErrRingReset) {
+		ss.cn.stale = true
+		wake(ss.room)
 	}
 	wake(ss.idle)
 	return len(ss.cn.out.buf) > 0

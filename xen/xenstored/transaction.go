@@ -79,7 +79,7 @@ func (cn *conn) transaction(id uint32) *transaction {
 // endTransaction handles TRANSACTION_END. A malformed one leaves the transaction alive; every other ends it, whatever the answer.
 func (c *core) endTransaction(cn *conn, req *call) error {
 	arg, ok := req.one()
-	if !ok || arg != "T" && arg != "F" {
+	if !ok || string(arg) != "T" && string(arg) != "F" {
 		return xenstore.EINVAL
 	}
 	tx := req.tx
@@ -87,7 +87,7 @@ func (c *core) endTransaction(cn *conn, req *call) error {
 		return xenstore.ENOENT
 	}
 	c.dropTransaction(tx)
-	if arg == "T" {
+	if string(arg) == "T" {
 		if err := c.commit(tx, req); err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (c *core) commit(tx *transaction, req *call) error {
 		}
 	}
 	for _, t := range tx.order {
-		if t.fire != matchNone {
+		if t.fire != matchNone && (t.orig != nil || t.cur != nil) { // what came and went was never there
 			c.fire(req, t.fire, change{t.path, t.orig, t.cur, before, c.live})
 		}
 	}
@@ -218,14 +218,4 @@ func (tx *transaction) count(dom hypercall.DomID, n int) {
 		}
 	}
 	tx.delta = append(tx.delta, nodeDelta{dom, n})
-}
-
-// added returns what the transaction adds to the count of nodes of a domain.
-func (tx *transaction) added(dom hypercall.DomID) int {
-	for _, d := range tx.delta {
-		if d.dom == dom {
-			return d.n
-		}
-	}
-	return 0
 }

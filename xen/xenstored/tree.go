@@ -105,28 +105,43 @@ func hashPath(path string) uint64 { return maphash.String(hashSeed, path) }
 func (t tree) get(path string) *node { return t.find(path, hashPath(path)) }
 
 func (t tree) find(path string, hash uint64) *node {
+	for _, s := range t.leaves(hash) {
+		if s.leaf.path == path {
+			return s.leaf
+		}
+	}
+	return nil
+}
+
+// intern returns path as a string: that of the node there, or a new one if there is none.
+func (t tree) intern(path []byte) string {
+	for _, s := range t.leaves(maphash.Bytes(hashSeed, path)) {
+		if s.leaf.path == string(path) {
+			return s.leaf.path
+		}
+	}
+	return string(path)
+}
+
+// leaves returns the leaves of one hash, of which there is hardly ever more than one.
+func (t tree) leaves(hash uint64) []slot {
 	b := t.root
 	for shift := 0; b != nil; shift += levelBits {
 		if shift >= hashBits {
-			for i := range b.slots {
-				if b.slots[i].leaf.path == path {
-					return b.slots[i].leaf
-				}
-			}
-			return nil
+			return b.slots
 		}
 		bit := uint32(1) << (hash >> shift & 31)
 		if b.bits&bit == 0 {
 			return nil
 		}
-		s := &b.slots[bits.OnesCount32(b.bits&(bit-1))]
-		if s.leaf != nil {
-			if s.leaf.hash == hash && s.leaf.path == path {
-				return s.leaf
+		i := bits.OnesCount32(b.bits & (bit - 1))
+		if leaf := b.slots[i].leaf; leaf != nil {
+			if leaf.hash == hash {
+				return b.slots[i : i+1]
 			}
 			return nil
 		}
-		b = s.sub
+		b = b.slots[i].sub
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func (c *core) watch(cn *conn, req *call) error {
 		return xenstore.EINVAL
 	}
 	path, token := args[0], args[1]
-	canonical, err := c.canonical(cn, path, true)
+	canonical, err := c.canonical(cn, []byte(path), true)
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (c *core) unwatchRequest(cn *conn, req *call) error {
 	if !ok {
 		return xenstore.EINVAL
 	}
-	path, err := c.canonical(cn, args[0], true)
+	path, err := c.canonical(cn, []byte(args[0]), true)
 	if err != nil {
 		return err
 	}

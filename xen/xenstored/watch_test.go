@@ -70,6 +70,19 @@ func TestWatchEvents(t *testing.T) {
 	}
 }
 
+// TestNoEventOfWhatNeverWas: what a transaction made and removed was never there for others.
+func TestNoEventOfWhatNeverWas(t *testing.T) {
+	r, host, _, _ := guestRig(t, Quota{})
+	r.ok(host, xenstore.MsgMkdir, 0, "/n")
+	r.ok(host, xenstore.MsgWatch, 0, "/n", "t")
+	tx := r.begin(host)
+	r.write(host, tx, "/n/gone", "")
+	r.write(host, tx, "/n/kept", "")
+	r.ok(host, xenstore.MsgRemove, tx, "/n/gone")
+	a := r.ok(host, xenstore.MsgTransactionEnd, tx, "T")
+	require.Equal(t, []string{"/n/kept t"}, append(a.before, a.after...))
+}
+
 // TestEventBeforeReply: a connection that watches what it changes has the event before the reply, after a commit too.
 func TestEventBeforeReply(t *testing.T) {
 	r := newRig(t, Quota{})

@@ -503,6 +503,9 @@ func testBadMessages(e *env) {
 			if typ == xenstore.MsgGetDomainPath || typ == xenstore.MsgIsIntroduced {
 				continue // the C server finds a number in anything
 			}
+			if typ == xenstore.MsgSetTarget && strings.HasPrefix(payload, "\x00") {
+				continue // for the same reason
+			}
 			require.Equal(e, xenstore.MsgError, m.Type, "%s %.40q: %.40q", typ, payload, m.Payload)
 		}
 	}
