@@ -10,10 +10,11 @@
 //
 // A [Waiter] looks for a time, its window, before it sleeps. It finds the window by itself, as Linux's KVM does for the halts of a guest
 // (halt polling, virt/kvm/kvm_main.c): a sleep that turned out short, so that looking would have done, makes the window larger, and
-// a long one makes it smaller. Who waits for a busy peer soon looks and never sleeps; who waits on an idle connection sleeps at once:
+// a long one makes it smaller, as does a look in vain that was followed by a very short one. Who waits for a busy peer soon looks and never
+// sleeps; who waits on an idle connection sleeps at once:
 //
 //	for !ready() {
-//		again, begin := w.Spin(ready, wake)
+//		again, wait := w.Spin(ready, wake)
 //		if again {
 //			continue
 //		}
@@ -21,7 +22,7 @@
 //			continue
 //		}
 //		<-wake
-//		w.Slept(begin)
+//		w.Slept(wait)
 //	}
 //
 // Looking must not take the processor from the one who is waited for. So at most GOMAXPROCS-1 waiters of a process look for longer than

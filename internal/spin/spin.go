@@ -11,8 +11,8 @@ const (
 	// DefaultMax is the largest window of a [Waiter], unless it is told another: more than it takes to wake a peer whose processor
 	// sleeps and to have its answer, also on a virtual machine, where that takes 20 to 100 µs. (KVM's halt_poll_ns is the same.)
 	DefaultMax = 200 * time.Microsecond
-	// Start is the first window after none.
-	Start = 10 * time.Microsecond
+	// Least is the smallest window but none.
+	Least = 4 * time.Microsecond
 	// Free is how long every waiter may look that has a window, however many do.
 	Free = 2 * time.Microsecond
 
@@ -20,9 +20,17 @@ const (
 	minLook = 4 * time.Nanosecond
 	// looksPerClock is how often to look between two looks at the clock, which takes as long as some ten of them.
 	looksPerClock = 16
-	// firstYield is when others are first let run; after that always when twice as much time has passed. Not more often, because
-	// runtime.Gosched wakes a thread wherever a processor is idle, and that one takes time from the peer.
-	firstYield = 3 * time.Microsecond
+	// firstYield is when the thread first lets other threads have its processor; after that always when twice as much time has passed.
+	// It is for a peer in another process: Linux likes to wake it on the processor of the one who rings, where it would wait for the end
+	// of the window.
+	firstYield = 4 * time.Microsecond
+	// firstGosched is when other goroutines are first let run: one that this one has just woken waits for this one's thread, for a long
+	// time by these measures, and may be the peer. It is done again at secondGosched, and then always when twice as much time has passed:
+	// no earlier, because it wakes a thread where a processor is idle, which takes time from others.
+	firstGosched  = time.Microsecond
+	secondGosched = 20 * time.Microsecond
+	// longYield is how long it may take to get the processor back. Where it takes longer others have better use for it.
+	longYield = 100 * time.Microsecond
 )
 
 // Waiter is one who waits for the same thing again and again, such as the reader of a ring. It is safe for concurrent use and does not
@@ -54,12 +62,14 @@ func (w *Waiter) Init(max time.Duration) {
 	}
 }
 
-// Instant is when a wait began.
-type Instant int64
+// Wait is a wait that Spin began. It belongs to one Waiter.
+type Wait struct {
+	begin, asleep time.Duration // when it began, and when Spin returned
+}
 
 var epoch = time.Now()
 
-func now() Instant { return Instant(time.Since(epoch)) }
+func now() time.Duration { return time.Since(epoch) }
 
 // Window returns how long the waiter would look now before it sleeps.
 func (w *Waiter) Window() time.Duration { return time.Duration(w.window.Load()) }
@@ -69,26 +79,27 @@ func (w *Waiter) Spins() uint64 { return w.spins.Load() }
 
 // Spin begins a wait: it calls look until that reports true, for as long as the window says. It reports whether there is a reason to
 // look closer and not to sleep: look said so, or there was something in wake, which it takes out then. A nil wake is not looked at.
-// Otherwise the caller sleeps, and gives begin to Slept after it.
+// Otherwise the caller sleeps, and gives wait to Slept after it.
 //
 // look must be cheap, must not wait, and must also report true when there is nothing to wait for any more, unless wake then says so.
-func (w *Waiter) Spin(look func() bool, wake <-chan struct{}) (again bool, begin Instant) {
+func (w *Waiter) Spin(look func() bool, wake <-chan struct{}) (again bool, wait Wait) {
 	if w.max == 0 {
-		return false, 0
+		return false, Wait{}
 	}
-	begin = now()
+	begin := now()
 	window := w.Window()
 	if window == 0 {
-		return false, begin
+		return false, Wait{begin, begin}
 	}
-	if again = spin(look, wake, begin, window); again {
+	if w.spin(look, wake, begin, window) {
 		w.spins.Add(1)
+		return true, Wait{}
 	}
-	return again, begin
+	return false, Wait{begin, now()}
 }
 
-func spin(look func() bool, wake <-chan struct{}, begin Instant, window time.Duration) bool {
-	placed, yield := false, firstYield
+func (w *Waiter) spin(look func() bool, wake <-chan struct{}, begin, window time.Duration) bool {
+	placed, yield, gosched := false, firstYield, firstGosched
 	defer func() {
 		if placed {
 			leave()
@@ -105,7 +116,7 @@ func spin(look func() bool, wake <-chan struct{}, begin Instant, window time.Dur
 			return true
 		default:
 		}
-		past := time.Duration(now() - begin)
+		past := now() - begin
 		if past >= window {
 			return false
 		}
@@ -114,31 +125,50 @@ func spin(look func() bool, wake <-chan struct{}, begin Instant, window time.Dur
 				return false
 			}
 		}
-		if past >= yield {
-			yield = 2 * past
+		switch {
+		case past >= gosched:
+			gosched = max(2*past, secondGosched)
+			if placed {
+				placed = false
+				leave() // the one who runs now may need the place
+			}
 			runtime.Gosched()
+		case past >= yield:
+			yield = 2 * past
+			yieldThread()
+			if now()-begin-past > longYield {
+				w.shrink(window)
+				return look()
+			}
 		}
 	}
 	return false
 }
 
-// Slept ends a wait that Spin began and that did not end there: the caller has slept and is awake again. A wait that the largest window
-// would have covered doubles the window, a longer one halves it.
-func (w *Waiter) Slept(begin Instant) {
+// shrink halves the window.
+func (w *Waiter) shrink(window time.Duration) {
+	if window /= 2; window < Least {
+		window = 0
+	}
+	w.window.Store(int64(window))
+}
+
+// Slept ends a wait that Spin began and that did not end there: the caller has slept and is awake again. If the whole took no longer than
+// the largest window, the next looks last twice as long, so that they would have covered it. If it took longer, the window is halved; and
+// also if the sleep was shorter than the look before it, because the look was in the way then: the one that is waited for had not got
+// the processor or the thread before that was given up.
+func (w *Waiter) Slept(wait Wait) {
 	if w.max == 0 {
 		return
 	}
 	refreshPlaces()
-	window := w.Window()
-	switch past := time.Duration(now() - begin); {
-	case past <= w.max:
-		window = min(max(2*window, Start), w.max)
-	case window/2 >= Start:
-		window /= 2
-	default:
-		window = 0
+	awake := now()
+	took := awake - wait.begin
+	if took > w.max || awake-wait.asleep < wait.asleep-wait.begin {
+		w.shrink(w.Window())
+		return
 	}
-	w.window.Store(int64(window))
+	w.window.Store(int64(min(max(2*took, Least), w.max)))
 }
 
 // How many of this process look, and may.
