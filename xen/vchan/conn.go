@@ -21,7 +21,7 @@ import (
 //
 // Errors are *net.OpError around io.EOF (bare, as [io.Reader] has it: the peer has closed and everything was read), syscall.EPIPE (the
 // peer has closed, written to), syscall.ECONNRESET (the peer's domain is gone and did not close), os.ErrDeadlineExceeded,
-// net.ErrClosed, hypercall.ErrStale (this domain was suspended and resumed) or a *PeerError.
+// net.ErrClosed, hypercall.ErrStale (this domain was suspended and resumed), ErrEnded (it has ended) or a *PeerError.
 type Conn struct {
 	core          *Core
 	ch            evtchn.Channel
@@ -29,6 +29,7 @@ type Conn struct {
 	local, remote Addr
 	maxPacket     int
 	log           *slog.Logger
+	home          *home
 	free          func() // gives back the memory and the channel
 
 	rd, wr *direction
@@ -47,9 +48,9 @@ type failure struct{ err error }
 var _ net.Conn = (*Conn)(nil)
 
 // newConn makes a connection of a core whose handshake is done. free is called once, at the end of Close.
-func newConn(core *Core, ctl *shm.Region, ch evtchn.Channel, local, remote Addr, cfg *Config, free func()) *Conn {
+func newConn(h *home, core *Core, ctl *shm.Region, ch evtchn.Channel, local, remote Addr, cfg *Config, free func()) *Conn {
 	c := &Conn{
-		core: core, ch: ch, ctl: ctl, local: local, remote: remote, maxPacket: cfg.MaxPacket, log: cfg.Logger, free: free,
+		core: core, ch: ch, ctl: ctl, local: local, remote: remote, maxPacket: cfg.MaxPacket, log: cfg.Logger, home: h, free: free,
 		rd: newDirection(cfg.Spin, core.In.Changed), wr: newDirection(cfg.Spin, core.Out.Changed),
 	}
 	c.linger.Store(int64(cfg.Linger))
@@ -75,9 +76,8 @@ func (c *Conn) notify() error {
 
 // fail breaks the connection in both directions and returns why it is broken; the first reason stays.
 func (c *Conn) fail(err error) error {
-	if c.ctl.Closed() && !c.closed.Load() {
-		// The platform took the memory away: what was found in it means nothing.
-		err = hypercall.ErrStale
+	if !errors.As(err, new(*PeerError)) && !c.closed.Load() {
+		err = c.home.verdict(err)
 	}
 	if c.failure.CompareAndSwap(nil, &failure{err}) {
 		c.rd.signal()
@@ -102,11 +102,12 @@ func (c *Conn) domainReleased(introduced bool, err error) {
 	c.wr.signal()
 }
 
-// domainResumed is told that this domain may be in another incarnation. The platform has closed the memory then.
-func (c *Conn) domainResumed() {
-	if c.ctl.Closed() && !c.closed.Load() {
-		_ = c.fail(hypercall.ErrStale)
+// homeChanged is told that this domain may have ended, or be in another incarnation.
+func (c *Conn) homeChanged() {
+	if err := c.home.lost(); err != nil && !c.closed.Load() {
+		_ = c.fail(err)
 	}
+	c.wr.signal() // Close may wait
 }
 
 // interrupted returns why an operation in the direction must not start or go on, if so.
@@ -128,8 +129,7 @@ func (c *Conn) settle(err error) error {
 	if err == nil {
 		return nil
 	}
-	var peer *PeerError
-	if errors.As(err, &peer) || c.ctl.Closed() {
+	if errors.As(err, new(*PeerError)) || errors.Is(err, hypercall.ErrStale) {
 		return c.fail(err)
 	}
 	return err
@@ -169,7 +169,7 @@ func (c *Conn) read(p []byte) (int, error) {
 
 // awaitData waits until there may be want bytes to read, or another reason to look. The caller has the turn.
 func (c *Conn) awaitData(want int, waited bool) error {
-	again, begin := c.rd.spin.Spin(c.rd.changed, c.rd.wake)
+	again, wait := c.rd.spin.Spin(c.rd.changed, c.rd.wake)
 	if again {
 		return nil
 	}
@@ -181,7 +181,7 @@ func (c *Conn) awaitData(want int, waited bool) error {
 		c.rd.spurious.Add(1)
 	}
 	c.rd.sleep()
-	c.rd.spin.Slept(begin)
+	c.rd.spin.Slept(wait)
 	return nil
 }
 
@@ -223,7 +223,7 @@ func (c *Conn) write(p []byte) (done int, err error) {
 
 // awaitSpace waits until there may be space for want bytes, or another reason to look. The caller has the turn.
 func (c *Conn) awaitSpace(want int, waited bool) error {
-	again, begin := c.wr.spin.Spin(c.wr.changed, c.wr.wake)
+	again, wait := c.wr.spin.Spin(c.wr.changed, c.wr.wake)
 	if again {
 		return nil
 	}
@@ -235,14 +235,14 @@ func (c *Conn) awaitSpace(want int, waited bool) error {
 		c.wr.spurious.Add(1)
 	}
 	c.wr.sleep()
-	c.wr.spin.Slept(begin)
+	c.wr.spin.Slept(wait)
 	return nil
 }
 
 // UnreadError says that a connection was closed although the peer had not read everything.
 type UnreadError struct {
-	Bytes int   // written and not read by the peer
-	Err   error // os.ErrDeadlineExceeded: Close waited long enough. syscall.EPIPE: the peer has closed.
+	Bytes int   // written, and not read by the peer when Close stopped waiting; a peer that is there still may read them later
+	Err   error // os.ErrDeadlineExceeded: Close waited long enough. syscall.EPIPE: the peer has closed, or its domain is gone.
 }
 
 func (e *UnreadError) Error() string {
@@ -253,10 +253,13 @@ func (e *UnreadError) Error() string {
 func (e *UnreadError) Unwrap() error { return e.Err }
 
 // Close ends the connection. Reads and Writes under way return net.ErrClosed. Then Close waits until the peer has read what was written,
-// because a peer with libxenvchan loses what it has not read when it sees the close; it waits no longer than the linger time and the
-// write deadline say, and not for a peer that has closed. What the peer writes meanwhile is thrown away, so that two ends that close
-// at the same time do not wait for each other. It returns an *UnreadError inside a *net.OpError if something was left. A second Close
-// returns nil at once.
+// because a peer with libxenvchan loses what it has not read when it sees the close; it waits no longer than the linger time, nor past a
+// write deadline that lies in the future, and not for a peer that has closed. A write deadline that has passed does not count: crypto/tls
+// sets one before it closes. http.Server's Close closes its connections one after the other, each with its linger time: where clients
+// may not read, give them a short one (Config.Linger or SetLinger).
+//
+// What the peer writes meanwhile is thrown away, so that two ends that close at the same time do not wait for each other. Close returns
+// an *UnreadError inside a *net.OpError if something was left. A second Close returns nil at once.
 func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
@@ -305,11 +308,11 @@ func (c *Conn) drain() error {
 	for {
 		n, open, err := c.core.Out.Unread()
 		switch {
-		case c.ctl.Closed():
-			return nil // the domain was resumed: what was in the memory is gone, and the peer with it
+		case c.ctl.Closed() || c.home.lost() != nil:
+			return nil // the domain was resumed or has ended: what was in the memory is gone, and the peer with it
 		case n == 0 || err != nil:
 			return err
-		case !open || c.gone.Load():
+		case !open || c.core.In.closed || c.gone.Load(): // a close is final, whichever half saw it
 			return &UnreadError{n, syscall.EPIPE}
 		case over.Load():
 			return &UnreadError{n, os.ErrDeadlineExceeded}
@@ -320,10 +323,11 @@ func (c *Conn) drain() error {
 	}
 }
 
-// patience returns how long Close waits at most.
+// patience returns how long Close waits at most. A deadline in the past says that nothing shall be written any more; it does not bound
+// what was.
 func (c *Conn) patience() time.Duration {
 	wait := time.Duration(c.linger.Load())
-	if left, ok := c.wr.deadline.left(); ok {
+	if left, ok := c.wr.deadline.left(); ok && left > 0 {
 		wait = min(wait, left)
 	}
 	return wait
@@ -365,7 +369,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	return c.setDeadlines(t, c.rd)
 }
 
-// SetWriteDeadline sets the deadline of Writes, and how long Close waits at most.
+// SetWriteDeadline sets the deadline of Writes. Close does not wait past it either, if it is in the future then.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return c.setDeadlines(t, c.wr)
 }
@@ -380,7 +384,7 @@ func (c *Conn) setDeadlines(t time.Time, ds ...*direction) error {
 	return nil
 }
 
-// SetLinger sets how long Close waits for the peer to read; 0 or less does not wait.
+// SetLinger sets how long Close waits for the peer to read, in place of Config.Linger; 0 or less does not wait.
 func (c *Conn) SetLinger(d time.Duration) { c.linger.Store(int64(d)) }
 
 // Role returns which end of the vchan this is.

@@ -80,8 +80,8 @@ func testConns(t require.TestingT, l Layout, cfg *Config) (client, server *Conn)
 	full := cfg.withDefaults()
 	a, b := newTestChannels()
 	at := "/local/domain/1/data/vchan/2/test"
-	client = newConn(p.client, p.ctl, a, Addr{2, at}, Addr{1, at}, &full, func() { _ = a.Close() })
-	server = newConn(p.server, p.ctl, b, Addr{1, at}, Addr{2, at}, &full, func() { _ = b.Close() })
+	client = newConn(nil, p.client, p.ctl, a, Addr{2, at}, Addr{1, at}, &full, func() { _ = a.Close() })
+	server = newConn(nil, p.server, p.ctl, b, Addr{1, at}, Addr{2, at}, &full, func() { _ = b.Close() })
 	return client, server
 }
 
@@ -262,4 +262,35 @@ func benchmarkPingPong(b *testing.B, client, server net.Conn) {
 	_ = client.Close()
 	wg.Wait()
 	_ = server.Close()
+}
+
+// A peer that takes its close back does not have Close spin: a close is final, whichever half of the connection saw it.
+func TestCloseAfterTheLiveByteCameBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := testConns(t, Layout{12, 12}, nil)
+		_, err := client.Write([]byte("unread"))
+		require.NoError(t, err)
+		client.ctl.Store8(offSrvLive, liveExited)
+		_, err = client.Read(make([]byte, 1))
+		require.Error(t, err)
+		client.ctl.Store8(offSrvLive, liveConnected)
+		require.ErrorIs(t, client.Close(), syscall.EPIPE)
+		require.NoError(t, server.Close())
+	})
+}
+
+// Only a deadline in the future bounds the wait of Close.
+func TestCloseWithADeadlineInThePast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct{ in, want time.Duration }{{-time.Hour, DefaultLinger}, {0, DefaultLinger}, {time.Second, time.Second}} {
+			client, server := testConns(t, Layout{12, 12}, nil)
+			_, err := client.Write([]byte("unread"))
+			require.NoError(t, err)
+			began := time.Now()
+			require.NoError(t, client.SetWriteDeadline(began.Add(c.in)))
+			require.ErrorIs(t, client.Close(), os.ErrDeadlineExceeded)
+			require.Equal(t, c.want, time.Since(began))
+			require.NoError(t, server.Close())
+		}
+	})
 }

@@ -155,13 +155,25 @@ func (c *Core) Role() Role { return c.role }
 // Connect is the client's last step: it takes the offer, if nobody else did and the server still stands by it, and asks to be told of
 // the server's writes, as libxenvchan does. The caller sends an event to the server after it.
 func (c *Core) Connect() error {
-	// Both live bytes change hands in one step, so that of two clients with the same page only one comes in.
-	const free, taken = liveConnected<<8 | liveWaiting, liveConnected<<8 | liveConnected
-	if !c.ctl.CompareAndSwap16(offCliLive, free, taken) {
+	if !c.claim() {
 		return errTaken
 	}
+	c.ctl.And8(offSrvNotify, ^uint8(closedWell)) // of an earlier client
 	c.ctl.Or8(offSrvNotify, notifyWrite|marksClose)
 	return nil
+}
+
+// claim sets the client's live byte. Both live bytes are compared in one step, so that of two clients with the same page only one comes in.
+//
+// A client of libxenvchan does not look what was there. So a server that uses it with server_persist goes on when its client has left,
+// and waits for the next one with cli_live 0. A server of ours is known by its mark: what a client of its own has left is used up.
+func (c *Core) claim() bool {
+	const free, taken, left = liveConnected<<8 | liveWaiting, liveConnected<<8 | liveConnected, liveConnected<<8 | liveExited
+	if c.ctl.CompareAndSwap16(offCliLive, free, taken) {
+		return true
+	}
+	ours := c.ctl.Load8(offCliNotify).Bits(marksClose) != 0
+	return !ours && c.ctl.CompareAndSwap16(offCliLive, left, taken)
 }
 
 // Arrival says what a server found of its client.
@@ -174,7 +186,8 @@ const (
 	Left                   // a client came and went; what it wrote can still be read
 )
 
-// Arrival looks whether a client has come. The error is a [*PeerError].
+// Arrival looks whether a client has come. One that has left has left for good: what is written after it was found gone does not count,
+// and the offer cannot be taken again. The error is a [*PeerError], or hypercall.ErrStale as for TryRead.
 func (c *Core) Arrival() (Arrival, error) {
 	v := c.ctl.Load8(offCliLive)
 	switch {
@@ -183,9 +196,21 @@ func (c *Core) Arrival() (Arrival, error) {
 	case v.Is(liveConnected):
 		return Arrived, nil
 	case v.Is(liveExited):
-		return Left, nil
+		if c.ctl.Closed() {
+			return NotYet, hypercall.ErrStale
+		}
+		return Left, c.settleLeft()
 	}
 	return NotYet, &PeerError{Field: "cli_live", Value: uint64(v.Unchecked()), Err: errLiveByte}
+}
+
+// settleLeft has both halves know that the client has gone, and takes the final look at what it wrote.
+func (c *Core) settleLeft() error {
+	c.In.leave()
+	c.Out.leave()
+	_, err := c.In.look()
+	c.In.final = true
+	return err
 }
 
 // Close says that this end is gone. The caller sends an event after it, asked for or not. What the peer wrote can still be read, and
@@ -262,14 +287,27 @@ func (p *peer) open() (bool, error) {
 		p.mayWait = false
 		return true, nil
 	case v.Is(liveExited):
-		p.closed = true
-		p.cutOff = p.ctl.Load8(p.tellOff).Bits(marksClose|closedWell) == marksClose
-		return false, nil
+		p.leave()
+		return false, p.lost(p.ctl)
 	case v.Is(liveWaiting) && p.mayWait:
 		return true, nil
 	}
-	p.err = &PeerError{Field: p.liveField, Value: uint64(v.Unchecked()), Err: errLiveByte}
-	return false, p.err
+	return false, p.fail(p.liveField, uint32(v.Unchecked()), errLiveByte)
+}
+
+// leave records that the peer has gone, and how.
+func (p *peer) leave() {
+	p.closed = true
+	p.cutOff = p.ctl.Load8(p.tellOff).Bits(marksClose|closedWell) == marksClose
+}
+
+// lost returns hypercall.ErrStale, from then on always, if the platform has closed the memory under this end. What was loaded before
+// the call may then be the zeros of a closed region, which nobody wrote.
+func (p *peer) lost(mem *shm.Region) error {
+	if p.err == nil && (mem.Closed() || p.ctl.Closed()) {
+		p.err = hypercall.ErrStale
+	}
+	return p.err
 }
 
 // end returns what the end of the stream is: orderly, or syscall.ECONNRESET where the peer died.
@@ -293,8 +331,11 @@ func (p *peer) told(bit uint8) bool {
 // ask asks the peer for the event. The caller looks at the index again afterwards.
 func (p *peer) ask(bit uint8) { p.ctl.Or8(p.askOff, bit) }
 
-// fail records that the peer's index is wrong.
+// fail records that what the peer wrote is wrong, if it was the peer.
 func (p *peer) fail(field string, v uint32, err error) error {
+	if err := p.lost(p.ctl); err != nil {
+		return err
+	}
 	p.err = &PeerError{Field: field, Value: uint64(v), Err: err}
 	return p.err
 }
@@ -353,7 +394,8 @@ func (r *Receiver) available(want int) (int, error) {
 }
 
 // TryRead reads what is there, at most len(p) bytes. It returns 0 and no error when there is nothing, io.EOF when the peer has closed
-// and everything was read, and syscall.ECONNRESET then when it died without closing.
+// and everything was read, and syscall.ECONNRESET then when it died without closing. It is hypercall.ErrStale when the memory was closed
+// under this end, as when this domain was resumed or has ended; what p then holds is nothing that the peer sent.
 func (r *Receiver) TryRead(p []byte) (n int, notify bool, err error) {
 	if len(p) == 0 {
 		return 0, false, r.err
@@ -368,13 +410,15 @@ func (r *Receiver) TryRead(p []byte) (n int, notify bool, err error) {
 		}
 	}
 	n = min(avail, len(p), int(r.chunk))
-	notify = r.take(p[:n])
+	if notify, err = r.take(p[:n]); err != nil {
+		return 0, false, err
+	}
 	return n, notify, nil
 }
 
 // TryRecv reads exactly len(p) bytes, or none: it reports whether it did. The error is a [*TooLargeError] if the ring can never hold so
 // many, io.EOF when the peer has closed and nothing is left, io.ErrUnexpectedEOF when something is left but too little, and
-// syscall.ECONNRESET in both cases when it died without closing.
+// syscall.ECONNRESET in both cases when it died without closing. It is hypercall.ErrStale as for TryRead.
 func (r *Receiver) TryRecv(p []byte) (ok, notify bool, err error) {
 	if len(p) > int(r.size) {
 		return false, false, &TooLargeError{Size: len(p), Max: int(r.size)}
@@ -384,7 +428,8 @@ func (r *Receiver) TryRecv(p []byte) (ok, notify bool, err error) {
 	}
 	avail, err := r.available(len(p))
 	if avail >= len(p) && err == nil {
-		return true, r.take(p), nil
+		notify, err = r.take(p)
+		return err == nil, notify, err
 	}
 	if err == io.EOF && avail > 0 {
 		err = io.ErrUnexpectedEOF
@@ -403,11 +448,14 @@ func (r *Receiver) TryDiscard() (n int, notify bool, err error) {
 }
 
 // take copies p out, which is known to be there, and gives the place back to the peer.
-func (r *Receiver) take(p []byte) (notify bool) {
+func (r *Receiver) take(p []byte) (notify bool, err error) {
 	r.copyOut(p, r.own)
+	if err := r.lost(r.mem); err != nil {
+		return false, err
+	}
 	r.own += uint32(len(p))
 	r.ctl.Store32(r.ownOff, r.own)
-	return r.told(notifyRead)
+	return r.told(notifyRead), nil
 }
 
 // Arm asks the peer for an event at its next write and then reports whether there are want bytes already, or a reason not to sleep.
@@ -469,6 +517,9 @@ func (s *Sender) TryWrite(p []byte) (n int, notify bool, err error) {
 	}
 	n = min(free, len(p), int(s.chunk))
 	s.copyIn(s.own, p[:n])
+	if err := s.lost(s.mem); err != nil {
+		return 0, false, err
+	}
 	return n, s.publish(n), nil
 }
 
@@ -490,6 +541,9 @@ func (s *Sender) TrySend(head, body []byte) (ok, notify bool, err error) {
 		s.copyIn(s.own, head)
 	}
 	s.copyIn(s.own+uint32(len(head)), body)
+	if err := s.lost(s.mem); err != nil {
+		return false, false, err
+	}
 	return true, s.publish(n), nil
 }
 

@@ -723,3 +723,100 @@ func TestDeathIsNotAClose(t *testing.T) {
 		})
 	}
 }
+
+// The platform closes the memory under an end that knows of bytes: a resume, or the end of the domain. What it copies then is nothing
+// that the peer sent.
+func TestClosedMemoryIsNoData(t *testing.T) {
+	for _, l := range []Layout{{SmallOrder, LargeOrder}, {12, 12}} {
+		for name, read := range map[string]func(r *Receiver) (int, error){
+			"read": func(r *Receiver) (int, error) {
+				n, _, err := r.TryRead(make([]byte, 1))
+				return n, err
+			},
+			"recv": func(r *Receiver) (int, error) {
+				ok, _, err := r.TryRecv(make([]byte, 1))
+				if ok {
+					return 1, err
+				}
+				return 0, err
+			},
+		} {
+			for _, whole := range []bool{false, true} {
+				p := connectedPair(t, l, 0xfffffff8)
+				_, _, err := p.client.Out.TryWrite([]byte("sixteen bytes..."))
+				require.NoError(t, err)
+				n, err := read(&p.server.In)
+				require.NoError(t, err)
+				require.Equal(t, 1, n)
+				if p.left != nil {
+					require.NoError(t, p.left.Close())
+				}
+				if whole || p.left == nil {
+					require.NoError(t, p.ctl.Close())
+				}
+				for range 20 {
+					n, err = read(&p.server.In)
+					require.ErrorIs(t, err, hypercall.ErrStale, "%s %v", name, l)
+					require.Zero(t, n)
+				}
+			}
+		}
+	}
+}
+
+// What a closed control page says is not what the peer did.
+func TestClosedMemoryIsNoPeersFault(t *testing.T) {
+	p := connectedPair(t, Layout{12, 12}, 0xfffffff8)
+	_, _, err := p.server.Out.TryWrite([]byte("x"))
+	require.NoError(t, err)
+	require.NoError(t, p.ctl.Close())
+	_, _, err = p.server.In.TryRead(make([]byte, 1))
+	require.ErrorIs(t, err, hypercall.ErrStale, "not the end of the stream")
+	_, _, err = p.server.Out.TryWrite([]byte("x"))
+	require.ErrorIs(t, err, hypercall.ErrStale, "not a broken pipe")
+	_, err = p.server.Arrival()
+	require.ErrorIs(t, err, hypercall.ErrStale, "not a client that has left")
+}
+
+// A server with server_persist waits for its next client with the live byte that the last one has left. One of ours does not.
+func TestConnectAfterAnotherClient(t *testing.T) {
+	p := connectedPair(t, Layout{12, 12}, 0)
+	p.client.Close()
+	require.ErrorIs(t, p.client.Connect(), errTaken, "an offer of ours is good once")
+	a, err := p.server.Arrival()
+	require.NoError(t, err)
+	require.Equal(t, Left, a)
+
+	p.ctl.And8(offCliNotify, ^uint8(marksClose)) // libxenvchan
+	require.NoError(t, p.client.Connect())
+	require.True(t, p.ctl.Load8(offCliLive).Is(liveConnected))
+	require.Zero(t, p.ctl.Load8(offSrvNotify).Bits(closedWell), "the mark of the client before")
+	require.ErrorIs(t, p.client.Connect(), errTaken, "somebody is there")
+	p.client.Close()
+	p.server.Close()
+	require.ErrorIs(t, p.client.Connect(), errTaken, "the server has gone")
+}
+
+// A client of libxenvchan does not look what the live byte was: one that comes after a client was found gone changes nothing any more.
+func TestLeftIsFinal(t *testing.T) {
+	p := newTestPair(t, Layout{12, 12}, 0)
+	require.NoError(t, p.client.Connect())
+	_, _, err := p.client.Out.TryWrite([]byte("first"))
+	require.NoError(t, err)
+	p.client.Close()
+	a, err := p.server.Arrival()
+	require.NoError(t, err)
+	require.Equal(t, Left, a)
+	p.ctl.Store8(offCliLive, liveConnected)
+	p.client.Out.closed = false
+	_, _, err = p.client.Out.TryWrite([]byte(" second"))
+	require.NoError(t, err)
+	b := make([]byte, 20)
+	n, _, err := p.server.In.TryRead(b)
+	require.NoError(t, err)
+	require.Equal(t, "first", string(b[:n]))
+	_, _, err = p.server.In.TryRead(b)
+	require.Equal(t, io.EOF, err)
+	_, _, err = p.server.Out.TryWrite(b)
+	require.ErrorIs(t, err, syscall.EPIPE)
+}

@@ -151,6 +151,9 @@ func dial(ctx context.Context, d *xen.Domain, to Addr, cfg *Config) (*Conn, erro
 	if errors.Is(err, errNoOffer) {
 		c, err = dialPatiently(ctx, d, to, &full, err)
 	}
+	if err != nil && ended(d) {
+		err = fmt.Errorf("%w (%w)", ErrEnded, err)
+	}
 	if err != nil {
 		return nil, dialError(to, err)
 	}
@@ -238,6 +241,7 @@ func (a *attachment) free() {
 
 // attach takes the offer at an address. The error wraps errNoOffer where there is none, or none that is still good.
 func attach(ctx context.Context, d *xen.Domain, to Addr, cfg *Config) (*Conn, error) {
+	h := homeOf(d)
 	ref, port, err := readOffer(ctx, d.Store(), to.Path, to.Dom)
 	if err != nil {
 		return nil, err
@@ -249,7 +253,7 @@ func attach(ctx context.Context, d *xen.Domain, to Addr, cfg *Config) (*Conn, er
 		return nil, err
 	}
 	var stop func()
-	c := newConn(core, a.maps[0].Region(), a.ch, Addr{d.ID(), to.Path}, to, cfg, func() {
+	c := newConn(h, core, a.maps[0].Region(), a.ch, Addr{d.ID(), to.Path}, to, cfg, func() {
 		stop()
 		a.free()
 	})
@@ -272,7 +276,7 @@ func (a *attachment) connect(ctx context.Context, d *xen.Domain, to Addr, ref hy
 	if a.ch, err = d.Events().BindInterdomain(server, port); err != nil {
 		return nil, stale(fmt.Errorf("event channel: %w", err))
 	}
-	if err := stillOffered(ctx, d.Store(), to.Path, port); err != nil {
+	if err := stillOffered(ctx, d.Store(), to.Path, ref, port); err != nil {
 		return nil, err
 	}
 	left, err := a.mapPages(d, server, h.LeftRefs, grant.ReadWrite)
@@ -287,19 +291,25 @@ func (a *attachment) connect(ctx context.Context, d *xen.Domain, to Addr, ref hy
 	if err != nil {
 		return nil, err
 	}
-	if err := core.Connect(); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoOffer, err)
+	return core, a.claim(core)
+}
+
+// claim takes the offer. The platform is told before what to do if this domain dies, so that there is no moment in which the server
+// would not learn of it.
+func (a *attachment) claim(core *Core) error {
+	ctl := a.maps[0]
+	if err := notifyDeath(ctl, offCliLive, a.ch.Port()); err != nil {
+		return fmt.Errorf("notification of this domain's death: %w", err)
 	}
-	// From here on the server must learn of this domain's death; before, the live byte was not this domain's to clear.
-	if err := notifyDeath(a.maps[0], offCliLive, a.ch.Port()); err != nil {
-		core.Close()
-		return nil, fmt.Errorf("notification of this domain's death: %w", err)
+	if err := core.Connect(); err != nil {
+		// The live byte is another client's: letting go of the page must not clear it.
+		return errors.Join(fmt.Errorf("%w: %w", errNoOffer, err), forgetDeath(ctl))
 	}
 	if err := a.ch.Notify(); err != nil {
 		core.Close()
-		return nil, err
+		return err
 	}
-	return core, nil
+	return nil
 }
 
 // mapPages maps pages of the server. It returns nil for no page.
@@ -315,12 +325,31 @@ func (a *attachment) mapPages(d *xen.Domain, server hypercall.DomID, refs []hype
 	return m.Region(), nil
 }
 
-// stale tells Xen's refusals, which a server that has renewed its offer or died explains, from other errors.
+// stale marks the refusals by which Xen says that a reference or a port is not, or no longer, meant for this domain, as errNoOffer: a
+// server that has renewed its offer or died explains them. Others, such as that this domain has no port or frame number left, do not
+// pass by waiting for another offer.
 func stale(err error) error {
-	var no hypercall.Errno
 	var m *grant.MapError
-	if errors.As(err, &no) || errors.As(err, &m) {
+	if errors.As(err, &m) && !slices.ContainsFunc(m.Statuses, notOfOffer) || isOneOf(err, refusals) {
 		return fmt.Errorf("%w: %w", errNoOffer, err)
 	}
 	return err
+}
+
+// refusals are what EVTCHNOP_bind_interdomain answers for a port that is not unbound or not for this domain, and for a domain that is no
+// more (evtchn_bind_interdomain in xen/common/event_channel.c).
+var refusals = []error{hypercall.EINVAL, hypercall.ESRCH, hypercall.EPERM, hypercall.EACCES}
+
+func isOneOf(err error, of []error) bool {
+	return slices.ContainsFunc(of, func(e error) bool { return errors.Is(err, e) })
+}
+
+// notOfOffer reports whether a status of GNTTABOP_map_grant_ref says something else than that the reference is no good.
+func notOfOffer(s hypercall.GrantStatus) bool {
+	switch s {
+	case hypercall.StatusOkay, hypercall.StatusGeneralError, hypercall.StatusBadDomain, hypercall.StatusBadGntRef,
+		hypercall.StatusPermissionDenied, hypercall.StatusBadPage, hypercall.StatusEagain:
+		return false
+	}
+	return true
 }

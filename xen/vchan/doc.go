@@ -52,7 +52,8 @@
 // # Suspend
 //
 // When this domain is suspended and resumed, its connections answer [hypercall.ErrStale], and are to be closed and dialled anew. A
-// Listener makes its offers anew by itself. The peer of a domain that is suspended sees the end of the connection.
+// Listener makes its offers anew by itself. The peer of a domain that is suspended sees the end of the connection. When this domain has
+// ended for good, its connections and listeners answer [ErrEnded].
 //
 // # The core
 //

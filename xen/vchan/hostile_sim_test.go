@@ -2,6 +2,7 @@ package vchan_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/hvkit/hvkit/shm"
 	"github.com/hvkit/hvkit/sim"
+	"github.com/hvkit/hvkit/xen"
 	"github.com/hvkit/hvkit/xen/evtchn"
 	"github.com/hvkit/hvkit/xen/grant"
 	"github.com/hvkit/hvkit/xen/hypercall"
@@ -205,7 +207,8 @@ func TestV12EventStorm(t *testing.T) {
 		}
 		done <- err
 	}()
-	for i := range 5000 {
+	const storm = 5000
+	for i := range storm {
 		require.NoError(t, r.ch.Notify())
 		if i%1000 == 0 {
 			_, _, err := r.core.Out.TryWrite([]byte("hello")[i/1000 : i/1000+1])
@@ -214,7 +217,13 @@ func TestV12EventStorm(t *testing.T) {
 	}
 	require.NoError(t, r.ch.Notify())
 	require.NoError(t, <-done)
-	require.NotZero(t, c.Stats().NotificationsReceived)
+	s := c.Stats()
+	require.NotZero(t, s.NotificationsReceived)
+	require.LessOrEqual(t, s.NotificationsReceived, uint64(storm+1+4), "no more than were sent")
+	require.EqualValues(t, 5, s.BytesRead)
+	require.LessOrEqual(t, s.Sleeps, s.NotificationsReceived+1, "each sleep ends with an event")
+	require.LessOrEqual(t, s.Spurious, s.Sleeps)
+	require.LessOrEqual(t, s.NotificationsSent, uint64(1+5), "the storm is not answered: the handshake, and what was read")
 }
 
 // V-11: a domain dies in the middle of a transfer. The other end reads what had come, and then a clean end.
@@ -241,16 +250,15 @@ func TestV11PeerDies(t *testing.T) {
 				_, err := io.CopyN(io.Discard, lives, 300_000)
 				require.NoError(t, err)
 				require.NoError(t, doms[who].Destroy())
-				require.NoError(t, lives.SetDeadline(time.Now().Add(vchantest.Patience)))
 				_, err = io.Copy(io.Discard, lives)
 				require.ErrorIs(t, err, syscall.ECONNRESET, "a stream that was cut off does not end as if it were whole")
 				_, err = lives.Write(make([]byte, 1000))
 				require.ErrorIs(t, err, syscall.ECONNRESET)
 				_ = lives.Close()
-				_ = dies.SetDeadline(time.Unix(1, 0))
-				dies.SetLinger(0)
+				wg.Wait() // the Write of a domain that is no more ends by itself
+				_, err = dies.Read(make([]byte, 1))
+				require.ErrorIs(t, err, vchan.ErrEnded)
 				_ = dies.Close()
-				wg.Wait()
 			})
 		}
 	}
@@ -342,8 +350,23 @@ func TestListenForAny(t *testing.T) {
 		require.Equal(t, d.ID(), s.RemoteAddr().(vchan.Addr).Dom)
 		require.NoError(t, c.Close())
 		require.NoError(t, s.Close())
+		require.NotZero(t, offeredPorts(t, server, d.ID()))
 		require.NoError(t, d.Destroy())
+		require.Eventually(t, func() bool { return offeredPorts(t, server, d.ID()) == 0 }, vchantest.Patience, time.Millisecond)
 	}
+	require.Zero(t, l.Stats().Open)
+	require.Eventually(t, func() bool {
+		return server.Grants().Stats().Shared == 33*offeredPorts(t, server, server.ID())
+	}, vchantest.Patience, time.Millisecond, "nothing is shared but the offer to the server itself: %+v", server.Grants().Stats())
+}
+
+// offeredPorts returns at how many ports the server offers something to a client.
+func offeredPorts(t *testing.T, server *xen.Domain, client hypercall.DomID) int {
+	names, err := server.Store().List(soon(t), fmt.Sprintf("/local/domain/%d/data/vchan/%d", server.ID(), client))
+	if !errors.Is(err, fs.ErrNotExist) {
+		require.NoError(t, err)
+	}
+	return len(names)
 }
 
 // An offer to a domain that does not exist yet is good when it does: Xenstore does not count permissions from before its time.
@@ -379,4 +402,38 @@ func TestSilentClientBlocksNobody(t *testing.T) {
 	require.NoError(t, c.Close())
 	require.NoError(t, s.Close())
 	require.NoError(t, silent.Unpause())
+}
+
+// V-20: the client's domain is suspended and resumed, with unread data in both directions. The server reads what had come, and then that
+// it was cut off; the client reads nothing that nobody sent.
+func TestV20SuspendTheClient(t *testing.T) {
+	h := newHost(t)
+	cd := newDomain(t, h, "client")
+	p := vchantest.Platform{Server: newDomain(t, h, "server").Xen(), Client: cd.Xen()}
+	client, server := vchantest.Pair(t, p, nil)
+	_, err := client.Write([]byte("to the server"))
+	require.NoError(t, err)
+	_, err = server.Write([]byte("to the client"))
+	require.NoError(t, err)
+	b := make([]byte, 1)
+	_, err = client.Read(b)
+	require.NoError(t, err)
+	require.NoError(t, cd.Suspend())
+	require.NoError(t, cd.Resume(false))
+	n, err := client.Read(b)
+	require.ErrorIs(t, err, hypercall.ErrStale)
+	require.Zero(t, n)
+	_, err = client.Write(b)
+	require.ErrorIs(t, err, hypercall.ErrStale)
+	got, err := io.ReadAll(server)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	require.Equal(t, "to the server", string(got))
+	began := time.Now()
+	require.Error(t, server.Close(), "not all was read")
+	_ = client.Close()
+	require.Less(t, time.Since(began), vchan.DefaultLinger/2)
+	client, server = vchantest.Pair(t, p, nil)
+	_, err = client.Write([]byte("again"))
+	require.NoError(t, err)
+	require.NoError(t, server.Recv(make([]byte, 5)))
 }

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hvkit/hvkit/xen"
@@ -42,10 +44,11 @@ type Listener struct {
 	conn   Config // with defaults
 	layout Layout
 	log    *slog.Logger
-	base   func(self, client hypercall.DomID) string // where a client finds its offer
+	port   string // where a client finds its offer, unless path is set
+	path   string
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
+	ctx    context.Context // ends with Close, or with the domain; its cause is what Accept says then
+	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
 	conns  chan *Conn
 	until  acceptDeadline
@@ -66,39 +69,76 @@ func Listen(ctx context.Context, d *xen.Domain, port string, cfg *ListenConfig) 
 		return nil, listenError(Addr{}, errors.New("no client is given"))
 	}
 	self := d.ID()
-	l, err := newListener(d, Addr{self, fmt.Sprintf("%s/data/vchan/*/%s", xenstore.DomainPath(self), port)}, cfg,
-		func(self, client hypercall.DomID) string { return portPath(self, client, port) })
-	if err != nil {
-		return nil, listenError(Addr{}, err)
-	}
-	dir, err := newDirectory(ctx, l)
-	if err != nil {
-		l.cancel()
-		return nil, listenError(l.addr, err)
-	}
-	l.wg.Go(func() { l.run(dir.run) })
-	return l, nil
+	at := Addr{self, fmt.Sprintf("%s/data/vchan/*/%s", xenstore.DomainPath(self), port)}
+	return listen(ctx, &Listener{d: d, addr: at, cfg: *cfg, port: port})
 }
 
 // ListenPath offers one path in Xenstore, absolute, to one client, a number or a name, as libxenvchan_server_init does. The path is the
-// listener's own: it is removed by Close with all below it. Clients and Any in cfg are not looked at; cfg may be nil.
+// listener's own: Close removes it, unless somebody has put other things below it. A name is served whatever number it has. Clients and
+// Any in cfg are not looked at; cfg may be nil.
 func ListenPath(ctx context.Context, d *xen.Domain, client, path string, cfg *ListenConfig) (*Listener, error) {
 	if cfg == nil {
 		cfg = new(ListenConfig)
 	}
-	id, err := d.Lookup(ctx, client)
+	if err := checkPath(path); err != nil {
+		return nil, listenError(Addr{}, err)
+	}
+	l := &Listener{d: d, addr: Addr{d.ID(), path}, cfg: *cfg, path: path}
+	l.cfg.Clients, l.cfg.Any = []string{client}, false
+	return listen(ctx, l)
+}
+
+// listen starts a listener of which the caller has set what it listens at.
+func listen(ctx context.Context, l *Listener) (*Listener, error) {
+	if err := l.init(); err != nil {
+		return nil, listenError(l.addr, err)
+	}
+	dir, err := newDirectory(ctx, l)
 	if err == nil {
-		err = checkPath(path)
+		err = listening.claim(l.place())
 	}
 	if err != nil {
-		return nil, listenError(Addr{}, err)
+		l.cancel(err)
+		return nil, listenError(l.addr, err)
 	}
-	l, err := newListener(d, Addr{d.ID(), path}, cfg, func(_, _ hypercall.DomID) string { return path })
-	if err != nil {
-		return nil, listenError(Addr{}, err)
-	}
-	l.wg.Go(func() { l.run(func(ctx context.Context) { l.serve(ctx, id) }) })
+	l.wg.Go(func() {
+		defer listening.release(l.place())
+		l.run(dir.run)
+	})
 	return l, nil
+}
+
+// listening is where the listeners of this process listen. Two at one place would take each other's offers away.
+var listening = placeSet{taken: make(map[place]bool)}
+
+type placeSet struct {
+	mu sync.Mutex
+	// +checklocks:mu
+	taken map[place]bool
+}
+
+// place is a domain, and a port or a path.
+type place struct {
+	d          *xen.Domain
+	port, path string
+}
+
+func (l *Listener) place() place { return place{l.d, l.port, l.path} }
+
+func (s *placeSet) claim(p place) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[p] {
+		return syscall.EADDRINUSE
+	}
+	s.taken[p] = true
+	return nil
+}
+
+func (s *placeSet) release(p place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.taken, p)
 }
 
 func listenError(at Addr, err error) error {
@@ -109,23 +149,54 @@ func listenError(at Addr, err error) error {
 	return e
 }
 
-func newListener(d *xen.Domain, addr Addr, cfg *ListenConfig, base func(self, client hypercall.DomID) string) (*Listener, error) {
-	l := &Listener{d: d, addr: addr, cfg: *cfg, conn: cfg.Config.withDefaults(), base: base, conns: make(chan *Conn)}
-	l.cfg.Clients = append([]string(nil), cfg.Clients...)
+func (l *Listener) init() (err error) {
+	l.conn, l.conns = l.cfg.Config.withDefaults(), make(chan *Conn)
+	l.cfg.Clients = append([]string(nil), l.cfg.Clients...)
 	if l.cfg.MaxConns <= 0 {
 		l.cfg.MaxConns = DefaultMaxConns
 	}
-	l.log = l.conn.Logger.With("listener", addr.String())
+	l.log = l.conn.Logger.With("listener", l.addr.String())
 	l.until.init()
-	var err error
 	if l.layout, err = LayoutFor(l.conn.ReadRing, l.conn.WriteRing); err != nil {
-		return nil, err
+		return err
 	}
-	l.ctx, l.cancel = context.WithCancel(context.Background())
-	return l, nil
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
+	return nil
 }
 
-// Accept waits for a client and returns the connection, a *Conn.
+// root returns the node below which all offers are, or the only one is.
+func (l *Listener) root(self hypercall.DomID) string {
+	if l.path != "" {
+		return l.path
+	}
+	return xenstore.DomainPath(self) + "/data/vchan"
+}
+
+// newClient returns a client that nothing is offered to yet.
+func (l *Listener) newClient(id hypercall.DomID, wanted func(context.Context, hypercall.DomID) bool) *client {
+	base := l.path
+	if base == "" {
+		base = portPath(l.d.ID(), id, l.port)
+	}
+	return &client{l: l, id: id, base: base, wanted: wanted, look: make(chan struct{}, 1), slots: make(chan struct{}, l.cfg.MaxConns)}
+}
+
+// tidy removes the node above a client's offers when the last port there has gone. One client at a time is tidied up, so that of the few
+// transactions that a domain may have this takes one.
+func (l *Listener) tidy(c *client) {
+	if l.path != "" || !c.touched {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupPatience)
+	defer cancel()
+	err := l.d.Store().Transaction(ctx, func(tx *xenstore.Tx) error { return removeEmpty(ctx, tx, path.Dir(c.base)) })
+	if err != nil {
+		l.log.Debug("vchan: removing the client's directory", "client", c.id, "err", err)
+	}
+}
+
+// Accept waits for a client and returns the connection, a *Conn. After Close it returns net.ErrClosed, and when this domain has ended
+// ErrEnded.
 func (l *Listener) Accept() (net.Conn, error) {
 	c, err := l.AcceptVchan()
 	if err != nil {
@@ -140,7 +211,7 @@ func (l *Listener) AcceptVchan() (*Conn, error) {
 		over, changed := l.until.state()
 		switch {
 		case l.ctx.Err() != nil:
-			return nil, l.opError(net.ErrClosed)
+			return nil, l.opError(context.Cause(l.ctx))
 		case over:
 			return nil, l.opError(os.ErrDeadlineExceeded)
 		}
@@ -161,7 +232,7 @@ func (l *Listener) opError(err error) error {
 // SetDeadline sets the deadline of Accepts; the zero time is none.
 func (l *Listener) SetDeadline(t time.Time) error {
 	if l.ctx.Err() != nil {
-		return &net.OpError{Op: "set", Net: Network, Addr: l.addr, Err: net.ErrClosed}
+		return &net.OpError{Op: "set", Net: Network, Addr: l.addr, Err: context.Cause(l.ctx)}
 	}
 	l.until.set(t)
 	return nil
@@ -169,7 +240,7 @@ func (l *Listener) SetDeadline(t time.Time) error {
 
 // Close withdraws the offers and removes them from Xenstore. Connections that were accepted go on. A second Close returns nil.
 func (l *Listener) Close() error {
-	l.cancel()
+	l.cancel(net.ErrClosed)
 	l.wg.Wait()
 	l.until.set(time.Time{})
 	return nil
@@ -195,17 +266,7 @@ func (l *Listener) Stats() ListenerStats {
 	}
 }
 
-// After an offer could not be made or a client broke the protocol, the next offer to that client waits, at first so long and then twice
-// as long each time.
-const (
-	firstPause = 5 * time.Millisecond
-	lastPause  = time.Second
-)
-
-// cleanupPatience bounds how long the end of an offer waits for Xenstore.
-const cleanupPatience = 5 * time.Second
-
-// run calls f, which makes offers until ctx is done, anew in each incarnation of the domain.
+// run calls f, which makes offers until ctx is done, anew in each incarnation of the domain. It ends with the listener or the domain.
 func (l *Listener) run(f func(ctx context.Context)) {
 	for l.ctx.Err() == nil {
 		_, next, _ := l.d.Incarnation()
@@ -215,6 +276,8 @@ func (l *Listener) run(f func(ctx context.Context)) {
 			select {
 			case <-next:
 				cancel()
+			case <-l.d.Done():
+				l.cancel(ErrEnded)
 			case <-ctx.Done():
 			}
 		})
@@ -224,119 +287,11 @@ func (l *Listener) run(f func(ctx context.Context)) {
 	}
 }
 
-// serve makes offers to one client, one after the other, until ctx is done.
-func (l *Listener) serve(ctx context.Context, client hypercall.DomID) {
-	base := l.base(l.d.ID(), client)
-	slots := make(chan struct{}, l.cfg.MaxConns)
-	opened := false
-	defer func() {
-		if !opened {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), cleanupPatience)
-		defer cancel()
-		if err := l.d.Store().Remove(ctx, base); err != nil {
-			l.log.Debug("vchan: removing the offer", "client", client, "err", err)
-		}
-	}()
-	for pause := firstPause; takeSlot(ctx, slots); {
-		c, err := l.next(ctx, client, base, &opened, func() { <-slots })
-		if c == nil {
-			<-slots
-		}
-		switch {
-		case ctx.Err() != nil:
-			if c != nil {
-				c.abort()
-			}
-			return
-		case err != nil:
-			l.log.Warn("vchan: offer", "client", client, "err", err)
-			if !sleep(ctx, pause) {
-				return
-			}
-			pause = min(2*pause, lastPause)
-			continue
-		}
-		pause = firstPause
-		if c == nil {
-			continue
-		}
-		select {
-		case l.conns <- c:
-		case <-ctx.Done():
-			c.abort()
-			return
-		}
-	}
-}
-
-// takeSlot waits until the client may have one more connection.
-func takeSlot(ctx context.Context, slots chan struct{}) bool {
-	select {
-	case slots <- struct{}{}:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// next makes an offer and waits until it is taken. It returns nil and no error where a client came and left without a byte. done is
-// called when the connection is closed.
-func (l *Listener) next(ctx context.Context, client hypercall.DomID, base string, opened *bool, done func()) (*Conn, error) {
-	store := l.d.Store()
-	if !*opened {
-		if err := openBase(ctx, store, base, l.d.ID(), client); err != nil {
-			l.failed.Add(1)
-			return nil, err
-		}
-		*opened = true
-	}
-	o, err := newOffer(l.d, client, l.layout)
-	if err != nil {
-		l.failed.Add(1)
-		return nil, err
-	}
-	if err := publish(ctx, store, base, o.ctl.Refs()[0], o.ch.Port()); err != nil {
-		*opened = false // perhaps somebody removed the directory: make it anew
-		l.failed.Add(1)
-		l.conceal(base)
-		o.withdraw()
-		return nil, err
-	}
-	l.offers.Add(1)
-	arrival, err := o.await(ctx)
-	l.conceal(base)
-	switch {
-	case errors.As(err, new(*PeerError)):
-		l.rejected.Add(1)
-	case err == nil && arrival == Left:
-		if n, e := o.core.In.Buffered(); n == 0 {
-			o.withdraw()
-			return nil, e
-		}
-	}
-	if err != nil {
-		o.withdraw()
-		return nil, err
-	}
-	return l.newConn(o, base, done), nil
-}
-
-// conceal takes an offer out of Xenstore before its numbers can come to mean something else.
-func (l *Listener) conceal(base string) {
-	ctx, cancel := context.WithTimeout(context.Background(), cleanupPatience)
-	defer cancel()
-	if err := unpublish(ctx, l.d.Store(), base); err != nil {
-		l.log.Debug("vchan: taking back an offer", "path", base, "err", err)
-	}
-}
-
 // newConn makes a connection of an offer that was taken.
-func (l *Listener) newConn(o *offer, base string, done func()) *Conn {
+func (l *Listener) newConn(h *home, o *offer, base string, done func()) *Conn {
 	l.open.Add(1)
 	var stop func()
-	c := newConn(o.core, o.ctl.Region(), o.ch, Addr{l.d.ID(), base}, Addr{o.client, base}, &l.conn, func() {
+	c := newConn(h, o.core, o.ctl.Region(), o.ch, Addr{l.d.ID(), base}, Addr{o.client, base}, &l.conn, func() {
 		stop()
 		o.free()
 		l.open.Add(-1)
@@ -344,18 +299,6 @@ func (l *Listener) newConn(o *offer, base string, done func()) *Conn {
 	})
 	stop = c.follow(l.d, o.client)
 	return c
-}
-
-// sleep waits for a time, and reports false if ctx was done before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // acceptDeadline is a deadline that can be waited for together with other things.

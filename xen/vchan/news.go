@@ -2,6 +2,8 @@ package vchan
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -24,7 +26,7 @@ type newsByTopic struct {
 type topic struct {
 	d           *xen.Domain
 	incarnation uint64
-	path        string // of the watch; "" is the end of the incarnation
+	path        string // of the watch; "" is the end of the incarnation or of the domain
 }
 
 // news passes the events of one topic on. A guest that may not watch is told nothing.
@@ -38,13 +40,15 @@ type news struct {
 }
 
 // reader is who wants to be told. f may be called once more after it has unsubscribed.
-type reader struct{ f func(context.Context) }
+type reader struct {
+	f func(context.Context, xenstore.Event)
+}
 
 // closePatience is how long the last reader waits for the watch to be taken back.
 const closePatience = time.Second
 
 // subscribe has f called after each event at path, until the returned function is called. f must not subscribe.
-func subscribe(d *xen.Domain, path string, f func(ctx context.Context)) (stop func()) {
+func subscribe(d *xen.Domain, path string, f func(context.Context, xenstore.Event)) (stop func()) {
 	number, next, _ := d.Incarnation()
 	key, r := topic{d, number, path}, &reader{f}
 	newsOf.mu.Lock()
@@ -54,7 +58,7 @@ func subscribe(d *xen.Domain, path string, f func(ctx context.Context)) (stop fu
 		n = &news{stop: cancel, done: make(chan struct{}), readers: make(map[*reader]struct{})}
 		newsOf.topics[key] = n
 		if path == "" {
-			go n.awaitEnd(ctx, key, next)
+			go n.awaitEnd(ctx, key, next, d.Done())
 		} else {
 			go n.watch(ctx, key, d.Store())
 		}
@@ -91,24 +95,26 @@ func unsubscribe(key topic, n *news, r *reader) {
 // watch passes the events on until ctx is done or the watch ends: it was not allowed, or the connection to Xenstore is over.
 func (n *news) watch(ctx context.Context, key topic, store *xenstore.Client) {
 	defer close(n.done)
-	for _, err := range store.Events(ctx, key.path) {
+	for e, err := range store.Events(ctx, key.path) {
 		if err != nil {
 			break
 		}
-		n.tell(ctx)
+		n.tell(ctx, e)
 	}
 	n.forget(key)
 }
 
-// awaitEnd tells, once, that the incarnation has ended.
-func (n *news) awaitEnd(ctx context.Context, key topic, next <-chan struct{}) {
+// awaitEnd tells, once, that the incarnation or the domain has ended.
+func (n *news) awaitEnd(ctx context.Context, key topic, next, done <-chan struct{}) {
 	defer close(n.done)
 	select {
 	case <-next:
-		n.forget(key)
-		n.tell(ctx)
+	case <-done:
 	case <-ctx.Done():
+		return
 	}
+	n.forget(key)
+	n.tell(ctx, xenstore.Event{})
 }
 
 // forget has who subscribes later begin anew.
@@ -120,9 +126,9 @@ func (n *news) forget(key topic) {
 	}
 }
 
-func (n *news) tell(ctx context.Context) {
+func (n *news) tell(ctx context.Context, e xenstore.Event) {
 	for _, r := range n.snapshot() {
-		r.f(ctx)
+		r.f(ctx, e)
 	}
 }
 
@@ -138,7 +144,7 @@ func (n *news) snapshot() []*reader {
 
 // onRelease has f called whenever some domain has died: with whether Xenstore still knows peer, or why it does not say.
 func onRelease(d *xen.Domain, peer hypercall.DomID, f func(introduced bool, err error)) (stop func()) {
-	return subscribe(d, xenstore.ReleaseDomain, func(ctx context.Context) {
+	return subscribe(d, xenstore.ReleaseDomain, func(ctx context.Context, _ xenstore.Event) {
 		introduced, err := d.Store().IsIntroduced(ctx, peer)
 		if ctx.Err() == nil {
 			f(introduced, err)
@@ -149,10 +155,72 @@ func onRelease(d *xen.Domain, peer hypercall.DomID, f func(introduced bool, err 
 // follow keeps a connection informed of what it cannot see in its memory. It returns what ends that.
 func (c *Conn) follow(d *xen.Domain, peer hypercall.DomID) (stop func()) {
 	death := onRelease(d, peer, c.domainReleased)
-	end := subscribe(d, "", func(context.Context) { c.domainResumed() })
-	c.domainResumed() // it may have come between the handshake and the subscription
+	end := subscribe(d, "", func(context.Context, xenstore.Event) { c.homeChanged() })
+	c.homeChanged() // it may have come between the handshake and the subscription
 	return func() {
 		death()
 		end()
 	}
+}
+
+// ErrEnded says that this program's own domain has ended: it was destroyed, its host went away, or xen.Domain's Close was called. It is
+// also net.ErrClosed.
+var ErrEnded = fmt.Errorf("vchan: this program's domain has ended: %w", net.ErrClosed)
+
+// ended reports whether the domain has ended.
+func ended(d *xen.Domain) bool {
+	select {
+	case <-d.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// home is the domain of a connection, in the incarnation that the connection belongs to. A nil *home never changes.
+type home struct {
+	d    *xen.Domain
+	next <-chan struct{} // closed when the incarnation has ended
+}
+
+func homeOf(d *xen.Domain) *home {
+	_, next, _ := d.Incarnation()
+	return &home{d, next}
+}
+
+// lost returns ErrEnded or hypercall.ErrStale if the domain or its incarnation has ended, and nil while it goes on.
+func (h *home) lost() error {
+	if h == nil {
+		return nil
+	}
+	if ended(h.d) {
+		return ErrEnded
+	}
+	select {
+	case <-h.next:
+		return hypercall.ErrStale
+	default:
+		return nil
+	}
+}
+
+// verdictPatience is how long a call that finds its memory or channel gone waits to be told why. They go a moment before.
+const verdictPatience = time.Second
+
+// verdict is lost for one who knows by err that it must be so, or nearly: it waits for the answer, and returns err if none comes.
+func (h *home) verdict(err error) error {
+	if h == nil {
+		return err
+	}
+	patience := time.NewTimer(verdictPatience)
+	defer patience.Stop()
+	select {
+	case <-h.d.Done():
+	case <-h.next:
+	case <-patience.C:
+	}
+	if lost := h.lost(); lost != nil {
+		return lost
+	}
+	return err
 }

@@ -1,7 +1,6 @@
 package vchan
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -77,22 +76,13 @@ func notifyDeath(m interface{ SetNotify(grant.Notify) error }, live int, port hy
 	return err
 }
 
-// await waits until a client has come. It returns Arrived or Left, or an error: ctx's, or a *PeerError.
-func (o *offer) await(ctx context.Context) (Arrival, error) {
-	for {
-		a, err := o.core.Arrival()
-		if a != NotYet || err != nil {
-			return a, err
-		}
-		if o.ctl.Region().Closed() {
-			return NotYet, hypercall.ErrStale
-		}
-		select {
-		case <-o.wake:
-		case <-ctx.Done():
-			return NotYet, ctx.Err()
-		}
+// forgetDeath takes back what notifyDeath said.
+func forgetDeath(m interface{ SetNotify(grant.Notify) error }) error {
+	err := m.SetNotify(grant.Notify{})
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil
 	}
+	return err
 }
 
 // withdraw ends an offer that nobody is to use.

@@ -72,11 +72,31 @@ func readOffer(ctx context.Context, s xenstore.Store, base string, server hyperc
 	return hypercall.GrantRef(ref), hypercall.Port(port), err
 }
 
-// stillOffered returns errNoOffer if the event channel of an offer is not port any more.
-func stillOffered(ctx context.Context, s xenstore.Store, base string, port hypercall.Port) error {
-	now, err := readKey(ctx, s, base, keyEventChannel)
-	if err == nil && now != uint32(port) {
-		err = fmt.Errorf("the offer has changed: %w", errNoOffer)
+// stillOffered returns errNoOffer if the offer is not that of ref and port any more.
+func stillOffered(ctx context.Context, s xenstore.Store, base string, ref hypercall.GrantRef, port hypercall.Port) error {
+	for _, want := range []struct {
+		key   string
+		value uint32
+	}{{keyRingRef, uint32(ref)}, {keyEventChannel, uint32(port)}} {
+		now, err := readKey(ctx, s, base, want.key)
+		if err != nil {
+			return err
+		}
+		if now != want.value {
+			return fmt.Errorf("the offer has changed: %w", errNoOffer)
+		}
+	}
+	return nil
+}
+
+// removeEmpty removes a node that has no others below it. It is no error if there is none.
+func removeEmpty(ctx context.Context, s xenstore.Store, path string) error {
+	names, err := s.List(ctx, path)
+	if err == nil && len(names) == 0 {
+		err = s.Remove(ctx, path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
 	return err
 }

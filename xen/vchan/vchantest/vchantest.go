@@ -312,12 +312,27 @@ func Linger(t *testing.T, p Platform) {
 	require.NoError(t, err)
 	require.Equal(t, "unread", string(got), "this peer can still read it")
 
-	// The write deadline bounds it, too.
+	// A write deadline in the future bounds it, too.
 	client, _ = Pair(t, p, nil)
 	_, err = client.Write([]byte("unread"))
 	require.NoError(t, err)
-	require.NoError(t, client.SetWriteDeadline(time.Now().Add(-time.Second)))
+	require.NoError(t, client.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
+	began = time.Now()
 	require.ErrorAs(t, client.Close(), &unread)
+	require.Less(t, time.Since(began), vchan.DefaultLinger)
+
+	// One that has passed does not.
+	client, server = Pair(t, p, nil)
+	_, err = client.Write([]byte("unread"))
+	require.NoError(t, err)
+	require.NoError(t, client.SetWriteDeadline(time.Now()))
+	reading := make(chan string, 1)
+	time.AfterFunc(20*time.Millisecond, func() {
+		got, _ := io.ReadAll(server)
+		reading <- string(got)
+	})
+	require.NoError(t, client.Close(), "crypto/tls does it so")
+	require.Equal(t, "unread", <-reading)
 
 	// A peer that goes away ends it.
 	client, server = Pair(t, p, nil)
