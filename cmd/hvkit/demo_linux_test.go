@@ -16,7 +16,7 @@ func TestDemo(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, randomBytes(t, 1<<20+1), 0o600))
 	var r demoReport
-	require.NoError(t, json.Unmarshal([]byte(ok(t, "demo", "--file", file, "--measure", "10ms", "--json")), &r))
+	require.NoError(t, json.Unmarshal([]byte(ok(t, "demo", "--file", file, "--measure", "300ms", "--json")), &r))
 	require.EqualValues(t, 1<<20+1, r.Bytes)
 	require.True(t, r.ToServer.Equal && r.ToClient.Equal)
 	require.Equal(t, r.Bytes, r.ToServer.Bytes)

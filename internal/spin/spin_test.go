@@ -38,7 +38,8 @@ func TestWindow(t *testing.T) {
 	w.window.Store(int64(2*Least - 1))
 	slept(0, 1000*second)
 	require.Zero(t, w.Window())
-	w.Slept(Wait{now(), now()})
+	at := now()
+	w.Slept(Wait{at, at})
 	require.GreaterOrEqual(t, w.Window(), Least)
 }
 

@@ -71,9 +71,12 @@ type Native struct {
 	scanner atomic.Uint32 // scanIdle, scanRunning or scanAgain
 	passes  atomic.Uint64 // odd while a scan is under way
 
-	open                              atomic.Int64
-	upcalls, arrivals, spurious, sent atomic.Uint64
-	throttled                         atomic.Uint64
+	open      atomic.Int64
+	upcalls   atomic.Uint64
+	arrivals  atomic.Uint64
+	spurious  atomic.Uint64
+	sent      atomic.Uint64
+	throttled atomic.Uint64
 
 	mu sync.Mutex
 	// binding is how many operations that get a port from Xen are under way.
