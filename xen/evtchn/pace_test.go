@@ -1,6 +1,7 @@
 package evtchn
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,12 +12,12 @@ import (
 )
 
 // handled is a channel of a domain with itself, one end of which has a handler that counts.
-func handled(t *testing.T) (n *Native, x *fakeXen, a, b *channel, runs *int) {
+func handled(t *testing.T) (n *Native, x *fakeXen, a, b *channel, runs *atomic.Int64) {
 	n, x = newNative(t, hypercall.X86_64, nil)
 	a, b = pair(t, n, x)
-	runs = new(int)
-	b.Handle(func() { *runs++ })
-	*runs = 0
+	runs = new(atomic.Int64)
+	b.Handle(func() { runs.Add(1) })
+	runs.Store(0)
 	return n, x, a, b, runs
 }
 
@@ -29,12 +30,12 @@ func TestE01FloodOfHandler(t *testing.T) {
 			for range 1000 {
 				require.NoError(t, a.Notify())
 			}
-			require.LessOrEqual(t, *runs, (round+1)*(handlerBurst+2))
+			require.LessOrEqual(t, int(runs.Load()), (round+1)*(handlerBurst+2))
 			require.Equal(t, uint64(round+1), n.Stats().Throttled)
-			before := *runs
+			before := int(runs.Load())
 			<-time.After(handlerPeriod)
 			synctest.Wait()
-			require.Equal(t, before+1, *runs, "the last event is not lost")
+			require.Equal(t, before+1, int(runs.Load()), "the last event is not lost")
 			require.False(t, n.now.Load().core.Masked(b.port))
 		}
 		require.NoError(t, a.Close())
@@ -47,17 +48,17 @@ func TestHonestTrafficIsNotPaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, _, a, b, runs := handled(t)
 		for range 100_000 {
-			before := *runs
+			before := int(runs.Load())
 			require.NoError(t, a.Notify())
-			require.Equal(t, before+1, *runs)
+			require.Equal(t, before+1, int(runs.Load()))
 			require.NoError(t, b.Notify())
 			require.True(t, a.take())
 		}
 		for range 20 {
 			for range handlerBurst {
-				before := *runs
+				before := int(runs.Load())
 				require.NoError(t, a.Notify())
-				require.Equal(t, before+1, *runs)
+				require.Equal(t, before+1, int(runs.Load()))
 			}
 			<-time.After(handlerPeriod)
 		}
@@ -75,7 +76,7 @@ func TestAnswersAreNoCredit(t *testing.T) {
 		for range 1000 {
 			require.NoError(t, a.Notify())
 		}
-		require.LessOrEqual(t, *runs, handlerBurst+1)
+		require.LessOrEqual(t, int(runs.Load()), handlerBurst+1)
 	})
 }
 

@@ -4,9 +4,11 @@ import "github.com/hvkit/hvkit/xen/xenstore"
 
 // Bounds of how much the writes of one domain may make transactions of domain 0 fail. One that wrote without pause could keep a toolstack
 // from ever committing. The C server slows down every writer while others have transactions; here, as in oxenstored, only those pay whose
-// writes did make one fail: twice the time that the transaction took, so that the next attempt can go through. Transactions of guests
+// writes did make one fail: eight times the time that the transaction took, so that a later attempt goes through while those are made to
+// wait. One conflict charges one of them, and all recover as time goes by, so the factor bounds how many can take turns. Transactions of guests
 // charge nobody, or a guest could have another one stopped by transactions that are meant to fail.
 const (
+	conflictFactor    = 8     // how much of a transaction's time a conflict costs
 	conflictAllowance = 250e6 // nanoseconds of debt that a domain is not made to wait for
 	conflictLeast     = 50e6  // nanoseconds that a conflict costs at least
 	conflictMost      = 1e9   // and at most
@@ -33,7 +35,7 @@ func (c *core) conflict(tx *transaction, path string, now *node) {
 	if d == nil || d.id == dom0 {
 		return
 	}
-	price := min(max(2*(c.now-tx.started), conflictLeast), conflictMost)
+	price := min(max(conflictFactor*(c.now-tx.started), conflictLeast), conflictMost)
 	d.credit.until = min(max(d.credit.until, c.now)+price, c.now+conflictAllowance+conflictMaxDebt)
 }
 
