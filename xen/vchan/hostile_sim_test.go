@@ -302,8 +302,10 @@ func TestV20SuspendAndResume(t *testing.T) {
 			}()
 			// The listener is at rest: its next offer is made.
 			require.Eventually(t, func() bool { return l.Stats().Offers == 2 }, vchantest.Patience, time.Millisecond)
+			_, next, _ := p.Server.Incarnation()
 			require.NoError(t, sd.Suspend())
 			require.NoError(t, sd.Resume(newID))
+			<-next // before, the server's number is its old one
 			select {
 			case err := <-reading:
 				require.ErrorIs(t, err, hypercall.ErrStale)
