@@ -3,10 +3,10 @@ package xenstored
 import "github.com/hvkit/hvkit/xen/xenstore"
 
 // Bounds of how much the writes of one domain may make transactions of domain 0 fail. One that wrote without pause could keep a toolstack
-// from ever committing. The C server slows down every writer while others have transactions; here, as in oxenstored, only those pay whose
-// writes did make one fail: eight times the time that the transaction took, so that a later attempt goes through while those are made to
-// wait. One conflict charges one of them, and all recover as time goes by, so the factor bounds how many can take turns. Transactions of guests
-// charge nobody, or a guest could have another one stopped by transactions that are meant to fail.
+// from ever committing. The C server slows down every writer while others have transactions; here, as in oxenstored, only those pay
+// whose writes did make one fail: eight times the time that the transaction took, so that a later attempt goes through while they are
+// made to wait. One conflict charges one of them, and all recover as time goes by, so the factor bounds how many can take turns.
+// Transactions of guests charge nobody, or a guest could have another one stopped by transactions that are meant to fail.
 const (
 	conflictFactor    = 8     // how much of a transaction's time a conflict costs
 	conflictAllowance = 250e6 // nanoseconds of debt that a domain is not made to wait for

@@ -288,10 +288,10 @@ func TestConflictCredit(t *testing.T) {
 
 	tx := r.begin(host)
 	r.ok(host, xenstore.MsgDirectory, tx, "/local/domain/1")
-	r.now += 300e6
+	r.now += 100e6
 	r.write(one, 0, "slow", "")
 	require.Equal(t, xenstore.EAGAIN, r.end(host, tx))
-	require.Equal(t, r.now+int64(600e6-conflictAllowance), r.pausedUntil(one), "twice the time of the transaction")
+	require.Equal(t, r.now+int64(800e6-conflictAllowance), r.pausedUntil(one), "eight times what the transaction took")
 
 	for range 20 {
 		tx := r.begin(one)
