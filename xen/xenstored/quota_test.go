@@ -291,7 +291,7 @@ func TestConflictCredit(t *testing.T) {
 	r.now += 100e6
 	r.write(one, 0, "slow", "")
 	require.Equal(t, xenstore.EAGAIN, r.end(host, tx))
-	require.Equal(t, int64(6*conflictLeast+8*100e6-conflictAllowance), r.pausedUntil(one), "the six of before, and eight times what this one took")
+	require.Equal(t, int64(6*conflictLeast+8*100e6-conflictAllowance), r.pausedUntil(one), "six of before, eight times this one")
 
 	for range 20 {
 		tx := r.begin(one)
