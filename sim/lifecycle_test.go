@@ -109,16 +109,18 @@ func TestPaused(t *testing.T) {
 	}
 }
 
+// incarnations are the ways in which a domain becomes another incarnation.
+var incarnations = map[string]func(d *sim.Domain) error{
+	"SameID": func(d *sim.Domain) error { return errors.Join(d.Suspend(), d.Resume(false)) },
+	"NewID":  func(d *sim.Domain) error { return errors.Join(d.Suspend(), d.Resume(true)) },
+	"Reset":  func(d *sim.Domain) error { return d.SoftReset() },
+}
+
 // TestIncarnations suspends and resumes a domain, with the same number and with a new one, and resets it softly. What was made before is
 // stale, and all works again.
 func TestIncarnations(t *testing.T) {
-	next := map[string]func(d *sim.Domain) error{
-		"SameID": func(d *sim.Domain) error { return errors.Join(d.Suspend(), d.Resume(false)) },
-		"NewID":  func(d *sim.Domain) error { return errors.Join(d.Suspend(), d.Resume(true)) },
-		"Reset":  func(d *sim.Domain) error { return d.SoftReset() },
-	}
 	for _, p := range platforms() {
-		for name, f := range next {
+		for name, f := range incarnations {
 			t.Run(p.name+"/"+name, func(t *testing.T) {
 				a, b := p.pair(t, sim.Limits{})
 				incarnate(t, a, b, f, name == "NewID", name == "Reset")

@@ -24,8 +24,23 @@ func (m *machine) ABI() hypercall.ABI {
 }
 
 // Hypercall implements hypercall.Caller.
-func (m *machine) Hypercall(c *hypercall.Call) (result uint64, err error) {
-	err = m.enter(func(g *guest) (err error) {
+func (m *machine) Hypercall(c *hypercall.Call) (uint64, error) { return m.call(m.d.gen.Load(), c) }
+
+// Incarnation implements hypercall.Incarnations.
+func (m *machine) Incarnation() hypercall.Caller { return &incarnation{m, m.d.gen.Load()} }
+
+// incarnation makes the hypercalls of one incarnation of a domain of this process.
+type incarnation struct {
+	m   *machine
+	gen uint32
+}
+
+func (i *incarnation) ABI() hypercall.ABI                          { return i.m.ABI() }
+func (i *incarnation) Hypercall(c *hypercall.Call) (uint64, error) { return i.m.call(i.gen, c) }
+
+// call makes a hypercall in incarnation gen.
+func (m *machine) call(gen uint32, c *hypercall.Call) (result uint64, err error) {
+	err = m.d.enter(gen, nil, func(g *guest) (err error) {
 		result, err = g.hypercall(c)
 		return err
 	})

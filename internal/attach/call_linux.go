@@ -11,9 +11,23 @@ import (
 func (m *Machine) ABI() hypercall.ABI { return m.abi }
 
 // Hypercall implements hypercall.Caller. Once the domain or its host has ended, the error is [ErrEnded].
-func (m *Machine) Hypercall(c *hypercall.Call) (uint64, error) {
-	gen, err := m.enter()
-	if err != nil {
+func (m *Machine) Hypercall(c *hypercall.Call) (uint64, error) { return m.call(m.gen.Load(), c) }
+
+// Incarnation implements hypercall.Incarnations.
+func (m *Machine) Incarnation() hypercall.Caller { return &incarnation{m, m.gen.Load()} }
+
+// incarnation makes the hypercalls of one incarnation of the domain.
+type incarnation struct {
+	m   *Machine
+	gen uint32
+}
+
+func (i *incarnation) ABI() hypercall.ABI                          { return i.m.abi }
+func (i *incarnation) Hypercall(c *hypercall.Call) (uint64, error) { return i.m.call(i.gen, c) }
+
+// call makes a hypercall in incarnation gen.
+func (m *Machine) call(gen uint32, c *hypercall.Call) (uint64, error) {
+	if err := m.enter(gen); err != nil {
 		return 0, err
 	}
 	switch c.Nr {
@@ -26,7 +40,7 @@ func (m *Machine) Hypercall(c *hypercall.Call) (uint64, error) {
 	case hypercall.NrSchedOp:
 		return m.schedOp(gen, c)
 	case hypercall.NrMulticall:
-		return 0, m.multicall(c)
+		return 0, m.multicall(gen, c)
 	}
 	return m.forward(gen, c, nil)
 }
@@ -47,7 +61,7 @@ func (m *Machine) schedOp(gen uint32, c *hypercall.Call) (uint64, error) {
 }
 
 // multicall makes the calls one by one: some open or map something, which their replies bring.
-func (m *Machine) multicall(c *hypercall.Call) error {
+func (m *Machine) multicall(gen uint32, c *hypercall.Call) error {
 	if c.Args[1] > hypercall.MaxMulticall {
 		return hypercall.EINVAL
 	}
@@ -58,7 +72,7 @@ func (m *Machine) multicall(c *hypercall.Call) error {
 		}
 		result, err := uint64(0), error(hypercall.EINVAL) // a multicall in a multicall
 		if call.Nr != hypercall.NrMulticall {
-			result, err = m.Hypercall(call)
+			result, err = m.call(gen, call)
 		}
 		errno, isErrno := errors.AsType[hypercall.Errno](err)
 		if err != nil && !isErrno {

@@ -269,22 +269,19 @@ func (m *Machine) goOn() {
 	}
 }
 
-// enter waits while the domain is paused, and fails where it was resumed as another incarnation meanwhile.
-func (m *Machine) enter() (gen uint32, err error) {
-	gen = m.gen.Load()
-	p := m.held.Load()
-	if p == nil {
-		return gen, nil
-	}
-	select {
-	case <-p.over:
-	case <-m.done:
-		return 0, m.failed()
+// enter waits while the domain is paused, and fails where it is another incarnation than gen.
+func (m *Machine) enter(gen uint32) error {
+	if p := m.held.Load(); p != nil {
+		select {
+		case <-p.over:
+		case <-m.done:
+			return m.failed()
+		}
 	}
 	if m.gen.Load() != gen {
-		return 0, hypercall.ErrStale
+		return hypercall.ErrStale
 	}
-	return gen, nil
+	return nil
 }
 
 // SetResume implements xen.Machine.

@@ -23,6 +23,7 @@ var errUnsupported = fmt.Errorf("attach: a host of another process can be joined
 
 func (m *Machine) ABI() hypercall.ABI                                      { return hypercall.X86_64 }
 func (m *Machine) Hypercall(*hypercall.Call) (uint64, error)               { return 0, errUnsupported }
+func (m *Machine) Incarnation() hypercall.Caller                           { return m }
 func (m *Machine) Alloc(int) (hypercall.GFN, *shm.Region, error)           { return 0, nil, errUnsupported }
 func (m *Machine) Free(hypercall.GFN, int) error                           { return errUnsupported }
 func (m *Machine) Reserve(int) (hypercall.GFN, error)                      { return 0, errUnsupported }

@@ -142,7 +142,7 @@ func (m *Machine) unmapGrants(gen uint32, c *hypercall.Call) error {
 
 // Alloc implements hypercall.Memory: an extent is a memfd that this process makes and the host gets to know.
 func (m *Machine) Alloc(n int) (hypercall.GFN, *shm.Region, error) {
-	if _, err := m.enter(); err != nil {
+	if err := m.enter(m.gen.Load()); err != nil {
 		return 0, nil, err
 	}
 	first, err := m.takeRAM(n)
@@ -194,7 +194,7 @@ func (m *Machine) allocAt(first hypercall.GFN, n int) (*shm.Region, error) {
 
 // Free implements hypercall.Memory.
 func (m *Machine) Free(first hypercall.GFN, n int) error {
-	if _, err := m.enter(); err != nil {
+	if err := m.enter(m.gen.Load()); err != nil {
 		return err
 	}
 	err := m.plain(&Message{Kind: FreeMem, GFN: first, Pages: n}, func() {
@@ -267,8 +267,8 @@ func appendPage(extents []shm.Extent, fd, page int) []shm.Extent {
 
 // SetUnmapNotify implements hypercall.UnmapNotifier.
 func (m *Machine) SetUnmapNotify(frame hypercall.GFN, off int, port hypercall.Port) error {
-	gen, err := m.enter()
-	if err != nil {
+	gen := m.gen.Load()
+	if err := m.enter(gen); err != nil {
 		return err
 	}
 	return m.plain(&Message{Kind: SetNotify, Gen: gen, GFN: frame, Offset: off, Port: port}, nil)

@@ -175,7 +175,7 @@ func (ch *channel) settle() error {
 		if s&mask != 0 {
 			ch.inc.core.Mask(ch.port)
 		} else if ch.inc.core.Unmask(ch.port) {
-			err = hypercall.UnmaskPort(ch.n.c, ch.port)
+			err = hypercall.UnmaskPort(ch.inc.c, ch.port)
 		}
 		if (s^ch.state.Load())&mask == 0 {
 			// After Close the port may be another channel's already, whose mask this was not to touch.
@@ -203,7 +203,7 @@ func (ch *channel) Notify() error {
 	if ch.state.Load()&ended != 0 {
 		return ch.gone("notify")
 	}
-	if err := hypercall.SendEvent(ch.n.c, ch.port); err != nil {
+	if err := hypercall.SendEvent(ch.inc.c, ch.port); err != nil {
 		return &OpError{Op: "notify", Port: ch.port, Err: err}
 	}
 	ch.n.sent.Add(1)
@@ -312,7 +312,7 @@ func (ch *channel) Status() (Status, error) {
 	if ch.state.Load()&ended != 0 {
 		return Status{}, ch.gone("status of")
 	}
-	st, err := hypercall.PortStatus(ch.n.c, hypercall.DomSelf, ch.port)
+	st, err := hypercall.PortStatus(ch.inc.c, hypercall.DomSelf, ch.port)
 	if err != nil {
 		return Status{}, &OpError{Op: "status of", Port: ch.port, Err: err}
 	}
@@ -338,7 +338,7 @@ func (ch *channel) Close() error {
 		ch.n.sweep()
 		return nil
 	}
-	if err := hypercall.ClosePort(ch.n.c, ch.port); err != nil {
+	if err := hypercall.ClosePort(ch.inc.c, ch.port); err != nil {
 		if ch.n.now.Load() != ch.inc {
 			err = hypercall.ErrStale
 		}

@@ -91,6 +91,7 @@ var _ Table = (*Native)(nil)
 
 // incarnation is the channels of a domain between two resumes.
 type incarnation struct {
+	c     hypercall.Caller // whose calls do nothing once Xen has the next one run
 	core  *TwoLevel
 	slots []atomic.Pointer[channel] // by port
 }
@@ -119,7 +120,7 @@ func (n *Native) setup(sharedInfo *shm.Region) error {
 		return err
 	}
 	core.MaskAll()
-	n.begin(&incarnation{core: core, slots: make([]atomic.Pointer[channel], core.Ports())})
+	n.begin(&incarnation{c: hypercall.Incarnation(n.c), core: core, slots: make([]atomic.Pointer[channel], core.Ports())})
 	n.kick() // whatever was told of before is dealt with: Xen interrupts for what comes next
 	return nil
 }
@@ -195,20 +196,20 @@ func (n *Native) dispatch(inc *incarnation, port hypercall.Port) {
 }
 
 // bind makes a channel of the port that open gets from Xen.
-func (n *Native) bind(op string, open func() (hypercall.Port, error)) (Channel, error) {
+func (n *Native) bind(op string, open func(hypercall.Caller) (hypercall.Port, error)) (Channel, error) {
 	if n.closed.Load() {
 		return nil, &OpError{Op: op, Err: net.ErrClosed}
 	}
 	n.beginBind()
 	defer n.endBind()
 	inc, passes := n.now.Load(), n.passes.Load()
-	port, err := open()
+	port, err := open(inc.c)
 	if err != nil {
 		return nil, &OpError{Op: op, Err: err}
 	}
 	if port == 0 || uint64(port) >= uint64(len(inc.slots)) {
 		n.cfg.Logger.Warn("evtchn: Xen named a port that 2-level event channels do not have", "op", op, "port", port)
-		return nil, errors.Join(&OpError{Op: op, Port: port, Err: errors.New("no such port")}, hypercall.ClosePort(n.c, port))
+		return nil, errors.Join(&OpError{Op: op, Port: port, Err: errors.New("no such port")}, hypercall.ClosePort(inc.c, port))
 	}
 	return n.enter(op, newChannel(n, inc, port), passes)
 }
@@ -262,14 +263,14 @@ var (
 
 // AllocUnbound implements [Table].
 func (n *Native) AllocUnbound(remote hypercall.DomID) (Channel, error) {
-	return n.bind("allocate", func() (hypercall.Port, error) {
-		return hypercall.AllocUnbound(n.c, hypercall.DomSelf, remote)
+	return n.bind("allocate", func(c hypercall.Caller) (hypercall.Port, error) {
+		return hypercall.AllocUnbound(c, hypercall.DomSelf, remote)
 	})
 }
 
 // BindInterdomain implements [Table].
 func (n *Native) BindInterdomain(remote hypercall.DomID, port hypercall.Port) (Channel, error) {
-	return n.bind("bind", func() (hypercall.Port, error) { return hypercall.BindInterdomain(n.c, remote, port) })
+	return n.bind("bind", func(c hypercall.Caller) (hypercall.Port, error) { return hypercall.BindInterdomain(c, remote, port) })
 }
 
 // BindVIRQ implements [Table].
@@ -277,7 +278,7 @@ func (n *Native) BindVIRQ(virq hypercall.VIRQ, vcpu uint32) (Channel, error) {
 	if err := n.checkVCPU("bind VIRQ", vcpu); err != nil {
 		return nil, err
 	}
-	return n.bind("bind VIRQ", func() (hypercall.Port, error) { return hypercall.BindVIRQ(n.c, virq, vcpu) })
+	return n.bind("bind VIRQ", func(c hypercall.Caller) (hypercall.Port, error) { return hypercall.BindVIRQ(c, virq, vcpu) })
 }
 
 // BindIPI implements [Table].
@@ -285,7 +286,7 @@ func (n *Native) BindIPI(vcpu uint32) (Channel, error) {
 	if err := n.checkVCPU("bind IPI", vcpu); err != nil {
 		return nil, err
 	}
-	return n.bind("bind IPI", func() (hypercall.Port, error) { return hypercall.BindIPI(n.c, vcpu) })
+	return n.bind("bind IPI", func(c hypercall.Caller) (hypercall.Port, error) { return hypercall.BindIPI(c, vcpu) })
 }
 
 // checkVCPU refuses vCPUs whose events nobody takes in.
@@ -308,7 +309,7 @@ func (n *Native) Adopt(port hypercall.Port) (Channel, error) {
 	if port == 0 || uint64(port) >= uint64(len(inc.slots)) {
 		return nil, &OpError{Op: "adopt", Port: port, Err: hypercall.EINVAL}
 	}
-	st, err := hypercall.PortStatus(n.c, hypercall.DomSelf, port)
+	st, err := hypercall.PortStatus(inc.c, hypercall.DomSelf, port)
 	if err != nil {
 		return nil, &OpError{Op: "adopt", Port: port, Err: err}
 	}
@@ -329,7 +330,8 @@ func (n *Native) Stats() Stats {
 }
 
 // Resume is for the platform: the domain was suspended and runs again, with no event channel open and the shared_info that sharedInfo
-// is the way to. Channels made before answer [hypercall.ErrStale] from now on, and their waiters wake with it.
+// is the way to. Channels made before answer [hypercall.ErrStale] from now on, and their waiters wake with it. What they do
+// between the resume and this call does too, if the table's Caller is a [hypercall.Incarnations].
 func (n *Native) Resume(sharedInfo *shm.Region) error {
 	old := n.now.Load()
 	if err := n.setup(sharedInfo); err != nil {

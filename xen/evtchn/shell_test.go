@@ -92,7 +92,7 @@ func TestE05EventBeforeChannelIsKnown(t *testing.T) {
 	n.passes.Add(1) // a scan begins, and finds the port unmasked: it is another channel's still
 	core.word, core.first, core.pending = 0, 0, 1<<victim.port
 	require.NoError(t, victim.Close())
-	fresh, err := n.bind("bind", func() (hypercall.Port, error) {
+	fresh, err := n.bind("bind", func(hypercall.Caller) (hypercall.Port, error) {
 		x.ports[victim.port] = &hypercall.EvtchnStatus{State: hypercall.EvtchnIPI}
 		x.pend(victim.port) // the new peer is quick
 		port, ok := core.Next()
@@ -276,7 +276,7 @@ func TestResume(t *testing.T) {
 // A bind that was under way when the domain was suspended does not make a channel of the new incarnation.
 func TestResumeDuringBind(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
-	ch, err := n.bind("bind", func() (hypercall.Port, error) {
+	ch, err := n.bind("bind", func(hypercall.Caller) (hypercall.Port, error) {
 		x.info = shm.New(1)
 		require.NoError(t, n.Resume(x.info))
 		return 3, nil

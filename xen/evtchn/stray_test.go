@@ -31,7 +31,7 @@ func TestBindBeforeResumeIsTold(t *testing.T) {
 // A port that Xen opens in the new incarnation for an operation that began in the one before is closed.
 func TestBindAcrossResume(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
-	_, err := n.bind("allocate", func() (hypercall.Port, error) {
+	_, err := n.bind("allocate", func(hypercall.Caller) (hypercall.Port, error) {
 		x.resume()
 		require.NoError(t, n.Resume(x.info))
 		return hypercall.AllocUnbound(x, hypercall.DomSelf, x.id)
@@ -45,7 +45,7 @@ func TestBindAcrossResume(t *testing.T) {
 func TestBindAcrossResumeSparesOthers(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	var fresh Channel
-	_, err := n.bind("allocate", func() (hypercall.Port, error) {
+	_, err := n.bind("allocate", func(hypercall.Caller) (hypercall.Port, error) {
 		port, err := hypercall.AllocUnbound(x, hypercall.DomSelf, x.id)
 		require.NoError(t, err)
 		x.resume()
@@ -58,7 +58,7 @@ func TestBindAcrossResumeSparesOthers(t *testing.T) {
 	require.ErrorIs(t, err, hypercall.ErrStale)
 	require.NotNil(t, x.ports[fresh.Port()])
 
-	fresh, err = n.bind("allocate", func() (hypercall.Port, error) {
+	fresh, err = n.bind("allocate", func(hypercall.Caller) (hypercall.Port, error) {
 		port, err := hypercall.AllocUnbound(x, hypercall.DomSelf, x.id)
 		require.NoError(t, err)
 		old := newChannel(n, &incarnation{slots: n.now.Load().slots}, port)

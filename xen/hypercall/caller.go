@@ -15,6 +15,24 @@ type Caller interface {
 	Hypercall(c *Call) (uint64, error)
 }
 
+// Incarnations is what a [Caller] also implements whose domain can become another incarnation (suspend and resume, migration, soft
+// reset) while its program runs. The new incarnation has ports and handles with the numbers of the former's, and runs before whoever
+// made those knows of it: a call that names one must not meet another.
+type Incarnations interface {
+	// Incarnation returns a Caller for the domain's present incarnation. Once the domain is another one, its calls answer [ErrStale]
+	// and do nothing.
+	Incarnation() Caller
+}
+
+// Incarnation returns a Caller for the present incarnation of the domain that c makes hypercalls as, or c itself where the domain has
+// only one.
+func Incarnation(c Caller) Caller {
+	if i, ok := c.(Incarnations); ok {
+		return i.Incarnation()
+	}
+	return c
+}
+
 // Call is one hypercall: a number, up to five arguments, and the memory that at most one of them points at. It is plain data, so
 // that it can be sent to another process, recorded, and played back.
 type Call struct {
