@@ -19,7 +19,6 @@ type channel struct {
 	handler atomic.Pointer[func()]
 	wake    chan struct{} // of capacity 1: wakes the waiter, which then looks at state
 	done    chan struct{} // closed when the channel ends
-	adopted bool          // it was not this table that had Xen open the port
 
 	// How often the handler ran since period began, less what was notified, and when that was, counted from the table's start.
 	runs   atomic.Int32
@@ -334,9 +333,7 @@ func (ch *channel) Close() error {
 	ch.inc.core.ClearPending(ch.port)
 	ch.inc.slots[ch.port].CompareAndSwap(ch, nil) // before Xen may give the port to somebody else
 	if ch.n.now.Load() != ch.inc {
-		ch.n.claim(ch) // Xen closed it when the domain was suspended, unless it was opened after that
-		ch.n.sweep()
-		return nil
+		return nil // Xen closed it when the domain was suspended
 	}
 	if err := hypercall.ClosePort(ch.inc.c, ch.port); err != nil {
 		if ch.n.now.Load() != ch.inc {

@@ -52,6 +52,7 @@
 // # Suspend and resume
 //
 // A domain that was suspended and resumed has no channel open. Those of before answer [hypercall.ErrStale], and whoever waits on them
-// wakes with it: make new ones. What opens a port while that happens answers the same, and the port, should Xen have opened it in the
-// new incarnation, is closed.
+// wakes with it: make new ones. What opens a port while that happens answers the same. Port numbers are given anew, and Xen lets the
+// domain run before it is told ([Native.Resume]), so each channel makes its hypercalls as the incarnation that it is of
+// ([hypercall.Incarnations]): none opens or closes a port of another.
 package evtchn

@@ -22,10 +22,3 @@ func newNative(t testing.TB, abi hypercall.ABI, cfg *Config) (*Native, *fakeXen)
 	t.Cleanup(func() { n.Close() })
 	return n, x
 }
-
-// strayCount returns how many ports are on the notes.
-func (n *Native) strayCount() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return len(n.strays)
-}

@@ -21,7 +21,7 @@ type fakeXen struct {
 	next  hypercall.Port // the port that is given next; 0 for the lowest that is free
 	fail  map[uint64]error
 	calls map[uint64]int
-	store hypercall.Port // HVM_PARAM_STORE_EVTCHN
+	gen   int // the incarnation
 }
 
 func newFakeXen(abi hypercall.ABI) *fakeXen {
@@ -36,12 +36,34 @@ func (x *fakeXen) resume() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.info, x.ports = shm.New(1), make(map[hypercall.Port]*hypercall.EvtchnStatus)
+	x.gen++
 }
+
+// Incarnation implements hypercall.Incarnations.
+func (x *fakeXen) Incarnation() hypercall.Caller {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return fakeIncarnation{x, x.gen}
+}
+
+type fakeIncarnation struct {
+	*fakeXen
+	gen int
+}
+
+func (i fakeIncarnation) Hypercall(c *hypercall.Call) (uint64, error) { return i.call(i.gen, c) }
 
 func (x *fakeXen) ABI() hypercall.ABI { return x.abi }
 
-func (x *fakeXen) Hypercall(c *hypercall.Call) (uint64, error) {
+func (x *fakeXen) Hypercall(c *hypercall.Call) (uint64, error) { return x.call(-1, c) }
+
+// call makes a hypercall in incarnation gen, or in the present one for -1.
+func (x *fakeXen) call(gen int, c *hypercall.Call) (uint64, error) {
 	x.mu.Lock()
+	if gen >= 0 && gen != x.gen {
+		x.mu.Unlock()
+		return 0, hypercall.ErrStale
+	}
 	interrupt, err := x.answer(c)
 	x.mu.Unlock()
 	if interrupt && x.upcall != nil {
@@ -51,14 +73,6 @@ func (x *fakeXen) Hypercall(c *hypercall.Call) (uint64, error) {
 }
 
 func (x *fakeXen) answer(c *hypercall.Call) (interrupt bool, err error) {
-	if c.Nr == hypercall.NrHVMOp && c.Args[0] == hypercall.HvmopGetParam {
-		var op hypercall.HVMParam
-		c.Decode(x.abi, 0, &op)
-		if op.Index == hypercall.ParamStoreEvtchn {
-			op.Value = uint64(x.store)
-		}
-		return false, c.Encode(x.abi, 0, &op)
-	}
 	if c.Nr != hypercall.NrEventChannelOp {
 		return false, hypercall.ENOSYS
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,8 +58,8 @@ func (e *OpError) Error() string {
 func (e *OpError) Unwrap() error { return e.Err }
 
 // Native is a domain's 2-level event channels, worked on by the domain itself: it makes the hypercalls, and [Native.Upcall] takes in
-// what Xen set in shared_info. It is a [Table], safe for concurrent use. Events pass without a lock, and the one there is, for opening
-// ports, is held for a few instructions only: whoever is stopped anywhere stops nobody else.
+// what Xen set in shared_info. It is a [Table], safe for concurrent use. It has no lock: whoever is stopped anywhere stops nobody
+// else.
 type Native struct {
 	c   hypercall.Caller
 	cfg Config
@@ -77,14 +76,6 @@ type Native struct {
 	spurious  atomic.Uint64
 	sent      atomic.Uint64
 	throttled atomic.Uint64
-
-	mu sync.Mutex
-	// binding is how many operations that get a port from Xen are under way.
-	// +checklocks:mu
-	binding int
-	// strays are ports that may be open in the present incarnation without a channel; see stray.
-	// +checklocks:mu
-	strays map[hypercall.Port]struct{}
 }
 
 var _ Table = (*Native)(nil)
@@ -120,7 +111,7 @@ func (n *Native) setup(sharedInfo *shm.Region) error {
 		return err
 	}
 	core.MaskAll()
-	n.begin(&incarnation{c: hypercall.Incarnation(n.c), core: core, slots: make([]atomic.Pointer[channel], core.Ports())})
+	n.now.Store(&incarnation{c: hypercall.Incarnation(n.c), core: core, slots: make([]atomic.Pointer[channel], core.Ports())})
 	n.kick() // whatever was told of before is dealt with: Xen interrupts for what comes next
 	return nil
 }
@@ -200,8 +191,6 @@ func (n *Native) bind(op string, open func(hypercall.Caller) (hypercall.Port, er
 	if n.closed.Load() {
 		return nil, &OpError{Op: op, Err: net.ErrClosed}
 	}
-	n.beginBind()
-	defer n.endBind()
 	inc, passes := n.now.Load(), n.passes.Load()
 	port, err := open(inc.c)
 	if err != nil {
@@ -221,18 +210,12 @@ func newChannel(n *Native, inc *incarnation, port hypercall.Port) *channel {
 // enter makes the channel known, and lets events arrive.
 func (n *Native) enter(op string, ch *channel, passes uint64) (Channel, error) {
 	inc, port := ch.inc, ch.port
-	if !n.claim(ch) {
-		return nil, &OpError{Op: op, Port: port, Err: hypercall.ErrStale}
-	}
 	if !inc.slots[port].CompareAndSwap(nil, ch) {
+		err := errInUse
 		if n.now.Load() != inc {
-			n.claim(ch)
-			return nil, &OpError{Op: op, Port: port, Err: hypercall.ErrStale}
+			err = hypercall.ErrStale
 		}
-		if !ch.adopted {
-			return nil, &OpError{Op: op, Port: port, Err: errGivenAgain}
-		}
-		return nil, &OpError{Op: op, Port: port, Err: errInUse}
+		return nil, &OpError{Op: op, Port: port, Err: err}
 	}
 	n.open.Add(1)
 	if err := ch.settle(); err != nil {
@@ -245,7 +228,6 @@ func (n *Native) enter(op string, ch *channel, passes uint64) (Channel, error) {
 	}
 	if n.now.Load() != inc {
 		ch.abandon()
-		n.claim(ch)
 		return nil, &OpError{Op: op, Port: port, Err: hypercall.ErrStale}
 	}
 	if n.closed.Load() {
@@ -254,12 +236,7 @@ func (n *Native) enter(op string, ch *channel, passes uint64) (Channel, error) {
 	return ch, nil
 }
 
-var (
-	errInUse = errors.New("the port is open here already")
-	// errGivenAgain is what a port means that Xen opens while it is open here: it is not any more, for the domain was resumed, and
-	// Resume is about to say so. It then also finds the port.
-	errGivenAgain = fmt.Errorf("%w, if not in an earlier incarnation: %w", errInUse, hypercall.ErrStale)
-)
+var errInUse = errors.New("the port is open here already")
 
 // AllocUnbound implements [Table].
 func (n *Native) AllocUnbound(remote hypercall.DomID) (Channel, error) {
@@ -303,8 +280,6 @@ func (n *Native) Adopt(port hypercall.Port) (Channel, error) {
 	if n.closed.Load() {
 		return nil, &OpError{Op: "adopt", Port: port, Err: net.ErrClosed}
 	}
-	n.beginBind()
-	defer n.endBind()
 	inc, passes := n.now.Load(), n.passes.Load()
 	if port == 0 || uint64(port) >= uint64(len(inc.slots)) {
 		return nil, &OpError{Op: "adopt", Port: port, Err: hypercall.EINVAL}
@@ -316,9 +291,7 @@ func (n *Native) Adopt(port hypercall.Port) (Channel, error) {
 	if st.State == hypercall.EvtchnClosed {
 		return nil, &OpError{Op: "adopt", Port: port, Err: fmt.Errorf("the port is closed: %w", hypercall.EINVAL)}
 	}
-	ch := newChannel(n, inc, port)
-	ch.adopted = true
-	return n.enter("adopt", ch, passes)
+	return n.enter("adopt", newChannel(n, inc, port), passes)
 }
 
 // Stats implements [Table].
@@ -342,7 +315,6 @@ func (n *Native) Resume(sharedInfo *shm.Region) error {
 			ch.abandon()
 		}
 	}
-	n.sweep()
 	return nil
 }
 

@@ -1,0 +1,72 @@
+package evtchn
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hvkit/hvkit/xen/hypercall"
+)
+
+// What channels of before do after Xen let the new incarnation run, and before Native was told, is done to none of its ports, be they the
+// toolstack's or others; and no port is opened that nobody would close.
+func TestBeforeResumeIsTold(t *testing.T) {
+	n, x := newNative(t, hypercall.X86_64, nil)
+	a, b := pair(t, n, x)
+	x.resume()
+	for _, port := range []hypercall.Port{a.port, b.port} {
+		x.ports[port] = &hypercall.EvtchnStatus{Port: port, State: hypercall.EvtchnUnbound}
+	}
+	_, err := a.Status()
+	require.ErrorIs(t, err, hypercall.ErrStale)
+	require.ErrorIs(t, a.Notify(), hypercall.ErrStale)
+	require.ErrorIs(t, a.Close(), hypercall.ErrStale)
+	_, err = n.AllocUnbound(x.id)
+	require.ErrorIs(t, err, hypercall.ErrStale)
+	_, err = n.Adopt(b.port)
+	require.ErrorIs(t, err, hypercall.ErrStale)
+	require.Len(t, x.ports, 2)
+
+	require.NoError(t, n.Resume(x.info))
+	require.ErrorIs(t, b.Close(), hypercall.ErrStale)
+	require.Len(t, x.ports, 2)
+	for port := range x.ports {
+		ch, err := n.Adopt(port)
+		require.NoError(t, err)
+		require.NoError(t, ch.Close())
+	}
+	require.Empty(t, x.ports)
+	require.Zero(t, n.Stats().Open)
+}
+
+// A call that opens a port and reaches Xen after the resume opens none.
+func TestBindAcrossResume(t *testing.T) {
+	n, x := newNative(t, hypercall.X86_64, nil)
+	_, err := n.bind("allocate", func(c hypercall.Caller) (hypercall.Port, error) {
+		x.resume()
+		require.NoError(t, n.Resume(x.info))
+		return hypercall.AllocUnbound(c, hypercall.DomSelf, x.id)
+	})
+	require.ErrorIs(t, err, hypercall.ErrStale)
+	require.Empty(t, x.ports)
+	require.Zero(t, n.Stats().Open)
+}
+
+// A call that opened a port before the resume, and comes back after it, leaves the port that has the number then alone.
+func TestBindAcrossResumeSparesOthers(t *testing.T) {
+	n, x := newNative(t, hypercall.X86_64, nil)
+	var fresh Channel
+	_, err := n.bind("allocate", func(c hypercall.Caller) (hypercall.Port, error) {
+		port, err := hypercall.AllocUnbound(c, hypercall.DomSelf, x.id)
+		require.NoError(t, err)
+		x.resume()
+		require.NoError(t, n.Resume(x.info))
+		fresh, err = n.AllocUnbound(x.id)
+		require.NoError(t, err)
+		require.Equal(t, port, fresh.Port())
+		return port, nil
+	})
+	require.ErrorIs(t, err, hypercall.ErrStale)
+	require.NotNil(t, x.ports[fresh.Port()])
+	require.NoError(t, fresh.Notify())
+}
