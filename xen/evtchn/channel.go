@@ -327,13 +327,24 @@ func (ch *channel) Close() error {
 		return nil
 	}
 	ch.leave()
+	return ch.free()
+}
+
+// free gives the port back.
+func (ch *channel) free() error {
 	// Masked, so that an event for this channel does not find the next one that gets the port. Xen clears what is pending when it
 	// closes the port; what is pending now is dropped before, while the port is certainly this channel's.
 	ch.inc.core.Mask(ch.port)
 	ch.inc.core.ClearPending(ch.port)
 	ch.inc.slots[ch.port].CompareAndSwap(ch, nil) // before Xen may give the port to somebody else
-	if ch.n.now.Load() != ch.inc {
-		return nil // Xen closed it when the domain was suspended
+	if now := ch.n.now.Load(); now != ch.inc {
+		// Xen closed it when the domain was suspended. The page may be the next incarnation's by now, and what was done to it above
+		// done to the channel that has the number there.
+		if next := now.slots[ch.port].Load(); next != nil {
+			next.arrive()
+			next.settle()
+		}
+		return nil
 	}
 	if err := hypercall.ClosePort(ch.inc.c, ch.port); err != nil {
 		if ch.n.now.Load() != ch.inc {
