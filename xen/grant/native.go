@@ -336,6 +336,14 @@ func (n *Native) Reap() (held int) {
 	return n.v1.Held()
 }
 
+// Room returns how many pages peer keeps in quarantine, and how many references are left for shares with anybody, with those that the
+// table can grow by.
+func (n *Native) Room(peer hypercall.DomID) (held, left int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.v1.HeldBy(peer), n.v1.Free() + (n.v1.Limit()-n.v1.Frames())*hypercall.GrantsPerFrame
+}
+
 // reap tries the batches that are in quarantine now again, oldest first, until it has tried budget references; negative for all.
 func (n *Native) reap(budget int) {
 	l, left := n.beginReap()

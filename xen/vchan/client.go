@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/hvkit/hvkit/xen/grant"
 	"github.com/hvkit/hvkit/xen/hypercall"
 	"github.com/hvkit/hvkit/xen/xenstore"
 )
@@ -43,6 +44,8 @@ const cleanupPatience = 5 * time.Second
 
 // serve makes offers until ctx is done or the client's domain has gone.
 func (c *client) serve(ctx context.Context) {
+	c.l.clients.Add(1)
+	defer c.l.clients.Add(-1)
 	defer c.clean()
 	for pause := firstPause; c.takeSlot(ctx); {
 		conn, err := c.next(ctx)
@@ -136,6 +139,9 @@ func (c *client) publish(ctx context.Context) (*offer, error) {
 	if err := c.openBase(ctx); err != nil {
 		return nil, err
 	}
+	if err := c.fair(); err != nil {
+		return nil, err
+	}
 	o, err := newOffer(c.l.d, c.id, c.l.layout)
 	if err != nil {
 		return nil, err
@@ -148,6 +154,36 @@ func (c *client) publish(ctx context.Context) (*offer, error) {
 		return nil, err
 	}
 	return o, nil
+}
+
+// ledger is a grant table that knows who has what of it. Others are not asked.
+type ledger interface {
+	Room(peer hypercall.DomID) (held, left int)
+	Reap() int
+}
+
+// fair returns an error where the client has its share of the grant table, counting what it may have mapped: the pages of its
+// connections, and those of ended ones that it has not let go of. Its share is what is left of the table divided by how many other
+// clients there are; one connection it may always have. Clients that take all they can thus leave something, whatever becomes of their
+// connections: more than a third of the table if all are there from the start, and an nth if n come one after the other.
+func (c *client) fair() error {
+	table, ok := c.l.d.Grants().(ledger)
+	if !ok || c.checkShare(table) == nil {
+		return nil
+	}
+	table.Reap()
+	return c.checkShare(table)
+}
+
+func (c *client) checkShare(table ledger) error {
+	others, pages := max(int(c.l.clients.Load()), len(c.l.cfg.Clients))-1, c.l.layout.pages()
+	open := (len(c.slots) - 1) * pages // a slot is for this offer
+	held, left := table.Room(c.id)
+	if has := open + held; has == 0 || (has+pages)*others <= left {
+		return nil
+	}
+	return fmt.Errorf("domain %d has %d pages, and %d of ended connections; %d are left for it and %d others: %w",
+		c.id, open, held, left, others, grant.ErrBusy)
 }
 
 // openBase sees to it that the client can read what is written at base, and that it is the domain that is to be served. Xenstore does

@@ -103,6 +103,9 @@ func (l Layout) RightSize() int { return 1 << l.RightOrder }
 // LeftPages returns how many pages of its own the left ring has: none when it lies in the control page.
 func (l Layout) LeftPages() int { return ringPages(l.LeftOrder) }
 
+// pages returns how many pages a vchan has, the control page among them.
+func (l Layout) pages() int { return 1 + l.LeftPages() + l.RightPages() }
+
 // RightPages returns how many pages of its own the right ring has: none when it lies in the control page.
 func (l Layout) RightPages() int { return ringPages(l.RightOrder) }
 

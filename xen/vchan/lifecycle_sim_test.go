@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -326,38 +329,107 @@ func TestOnePortOneListener(t *testing.T) {
 	dialAndClose(t, p.Client, "1", "x")
 }
 
-// A client keeps the pages of all its connections mapped: others get theirs.
-func TestHoarderHarmsNobody(t *testing.T) {
+// Clients keep the pages of all their connections mapped, ended or not: others get theirs.
+func TestHoardersHarmNobody(t *testing.T) {
+	for _, hoarders := range []int{1, 6} {
+		for _, end := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%d hoarders, connections end: %v", hoarders, end), func(t *testing.T) { hoardersHarmNobody(t, hoarders, end) })
+		}
+	}
+}
+
+func hoardersHarmNobody(t *testing.T, hoarders int, end bool) {
 	h := sim.NewHost(nil)
 	server, err := h.NewDomain(&sim.DomainConfig{Name: "server", Xen: &xen.Config{Grants: &grant.Config{MaxFrames: 2}}})
 	require.NoError(t, err)
-	hoarder, honest := newDomain(t, h, "hoarder").Xen(), newDomain(t, h, "honest").Xen()
-	l, err := vchan.Listen(soon(t), server.Xen(), "x", &vchan.ListenConfig{Any: true})
+	refused := &refusals{of: make(map[string]bool)}
+	l, err := vchan.Listen(soon(t), server.Xen(), "x", &vchan.ListenConfig{Any: true, Config: vchan.Config{Logger: slog.New(refused)}})
 	require.NoError(t, err)
-	accepted := acceptAll(l)
-	const base = "/local/domain/1/data/vchan/2/x"
-	for last := ""; l.Stats().Failed == 0; {
-		ref, err1 := hoarder.Store().Read(soon(t), base+"/ring-ref")
-		port, err2 := hoarder.Store().Read(soon(t), base+"/event-channel")
-		if err1 != nil || err2 != nil || string(ref) == last {
-			continue
-		}
-		m, err := hoarder.Grants().Map(1, []grant.Ref{grant.Ref(number(ref))}, grant.ReadWrite)
-		if err != nil {
-			continue
-		}
-		head, err := vchan.ReadHeader(m.Region())
-		require.NoError(t, err)
-		_, _ = hoarder.Grants().Map(1, append(head.LeftRefs, head.RightRefs...), grant.ReadWrite)
-		takeOffer(hoarder, number(ref), number(port))
-		last = string(ref)
+	accept := keepAll
+	if end {
+		accept = acceptAll
 	}
+	accepted := accept(l)
+	for i := range hoarders {
+		d := newDomain(t, h, fmt.Sprintf("hoarder%d", i)).Xen()
+		hoard(t, d, func() bool { return refused.has(d.ID()) })
+	}
+	honest := newDomain(t, h, "honest").Xen()
 	for range 3 {
 		dialAndClose(t, honest, "1", "x")
 	}
 	require.NoError(t, l.Close())
 	<-accepted
 	require.NoError(t, h.Close())
+}
+
+// keepAll accepts what comes, until l ends, and closes what its peer has closed.
+func keepAll(l *vchan.Listener) (done <-chan error) {
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			c, err := l.AcceptVchan()
+			if err != nil {
+				ended <- err
+				return
+			}
+			go func() {
+				_, _ = io.Copy(io.Discard, c)
+				c.SetLinger(0)
+				_ = c.Close()
+			}()
+		}
+	}()
+	return ended
+}
+
+// hoard takes offer after offer of domain 1, and keeps all pages mapped, until enough says so.
+func hoard(t *testing.T, d *xen.Domain, enough func() bool) {
+	base := fmt.Sprintf("/local/domain/1/data/vchan/%d/x", d.ID())
+	for last := ""; !enough(); {
+		ref, err1 := d.Store().Read(soon(t), base+"/ring-ref")
+		port, err2 := d.Store().Read(soon(t), base+"/event-channel")
+		if err1 != nil || err2 != nil || string(ref) == last {
+			continue
+		}
+		m, err := d.Grants().Map(1, []grant.Ref{grant.Ref(number(ref))}, grant.ReadWrite)
+		if err != nil {
+			continue
+		}
+		head, err := vchan.ReadHeader(m.Region())
+		require.NoError(t, err)
+		_, _ = d.Grants().Map(1, append(head.LeftRefs, head.RightRefs...), grant.ReadWrite)
+		takeOffer(d, number(ref), number(port))
+		last = string(ref)
+	}
+}
+
+// refusals is a log from which it knows the clients to which no offer could be made.
+type refusals struct {
+	slog.Handler
+	mu sync.Mutex
+	of map[string]bool
+}
+
+func (r *refusals) Enabled(context.Context, slog.Level) bool { return true }
+func (r *refusals) WithAttrs([]slog.Attr) slog.Handler       { return r }
+
+func (r *refusals) Handle(_ context.Context, record slog.Record) error {
+	record.Attrs(func(a slog.Attr) bool {
+		if record.Message == "vchan: offer" && a.Key == "client" {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.of[a.Value.String()] = true
+		}
+		return true
+	})
+	return nil
+}
+
+func (r *refusals) has(id hypercall.DomID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.of[strconv.Itoa(int(id))]
 }
 
 // Offers that are taken and left empty come ever more slowly.

@@ -30,7 +30,7 @@ type ListenConfig struct {
 	// Any serves every domain. It needs the right to list the domains and to watch for new ones.
 	Any bool
 	// MaxConns is how many connections there may be at a time with one client; while there are so many, nothing is offered to it. 0 is
-	// DefaultMaxConns.
+	// DefaultMaxConns. Where there are several clients it is fewer if the grant table has no room for as many with each of them.
 	MaxConns int
 }
 
@@ -55,6 +55,7 @@ type Listener struct {
 
 	offers, accepted, rejected, failed atomic.Uint64
 	open                               atomic.Int64
+	clients                            atomic.Int64 // that are served
 }
 
 var _ net.Listener = (*Listener)(nil)
