@@ -1,0 +1,102 @@
+package explore
+
+import (
+	"fmt"
+
+	"github.com/hvkit/hvkit/shm"
+	"github.com/hvkit/hvkit/xen/hypercall"
+)
+
+// Machine is what lies under a domain: a xen.Machine, which sim.Host.NewBare makes. It is spelt out here so that tests of the packages
+// below xen can use this one.
+type Machine interface {
+	hypercall.Caller
+	hypercall.Memory
+	SetUpcall(f func())
+	SetResume(f func())
+	SetEnd(f func())
+	Close() error
+}
+
+// Machine returns m as the parties of a run are given it: each hypercall is a step, and memory that is allocated or viewed is watched
+// under the domain's name and the frame number. Upcalls are taken in by a party of their own, a daemon, so that events can be late.
+// Config.Merge must not be set, since what a hypercall changes is no part of the state.
+func (w *World) Machine(name string, m Machine) Machine {
+	e := &machine{Machine: m, w: w, name: name, events: w.Event("upcall of " + name)}
+	w.Daemon(name+" vCPU", e.vcpu)
+	return e
+}
+
+type machine struct {
+	Machine
+	w      *World
+	name   string
+	events *Event
+	upcall func()
+}
+
+// Hypercall implements hypercall.Caller.
+func (m *machine) Hypercall(c *hypercall.Call) (uint64, error) {
+	t := m.w.current
+	if t != nil {
+		t.step(op{code: opStep, text: callText(c)})
+		m.w.current = nil // what Xen does to shared memory is part of this step
+		defer func() { m.w.current = t }()
+	}
+	result, err := m.Machine.Hypercall(c)
+	if t != nil {
+		saw := mixBytes(result, c.Data)
+		if err != nil {
+			saw = mixString(saw, err.Error())
+			m.w.note(t, err.Error())
+		}
+		m.w.hash = mix(m.w.hash, saw)
+	}
+	return result, err
+}
+
+// callText names a hypercall.
+func callText(c *hypercall.Call) string {
+	if cmd := c.Args[0]; c.Ptr == 1 {
+		return fmt.Sprintf("%v %d", c.Nr, cmd)
+	}
+	return fmt.Sprint(c.Nr)
+}
+
+// Alloc implements hypercall.Memory.
+func (m *machine) Alloc(n int) (hypercall.GFN, *shm.Region, error) {
+	first, r, err := m.Machine.Alloc(n)
+	if err == nil {
+		m.watch(first, r)
+	}
+	return first, r, err
+}
+
+// View implements hypercall.Memory.
+func (m *machine) View(first hypercall.GFN, n int, writable bool) (*shm.Region, error) {
+	r, err := m.Machine.View(first, n, writable)
+	if err == nil {
+		m.watch(first, r)
+	}
+	return r, err
+}
+
+func (m *machine) watch(first hypercall.GFN, r *shm.Region) {
+	m.w.Watch(fmt.Sprintf("%s:%x", m.name, uint64(first)), r, nil)
+}
+
+// SetUpcall implements xen.Machine.
+func (m *machine) SetUpcall(f func()) {
+	m.upcall = f
+	m.Machine.SetUpcall(func() { m.events.pending = true })
+}
+
+// vcpu is the party that takes upcalls in.
+func (m *machine) vcpu(t *Task) {
+	for {
+		t.Wait(m.events)
+		if m.upcall != nil {
+			m.upcall()
+		}
+	}
+}
