@@ -38,7 +38,7 @@ func newBare(t testing.TB, d *sim.Domain, m xen.Machine) *bare {
 // newBareHere makes a bare domain of this process.
 func newBareHere(t testing.TB, h *sim.Host, c sim.DomainConfig) *bare {
 	t.Helper()
-	d, m, err := h.NewBare(c)
+	d, m, err := h.NewBare(&c)
 	require.NoError(t, err)
 	return newBare(t, d, m)
 }

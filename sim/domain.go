@@ -82,6 +82,23 @@ func (h *Host) NewDomain(cfg *DomainConfig) (*Domain, error) {
 	return d, nil
 }
 
+// NewBare makes a domain of this process in which nothing runs: what a domain's program would do, the caller does on the machine, one
+// hypercall after the other. It is for tests and explorers of native code.
+func (h *Host) NewBare(cfg *DomainConfig) (*Domain, xen.Machine, error) {
+	var c DomainConfig
+	if cfg != nil {
+		c = *cfg
+	}
+	d, err := h.create(c)
+	if err != nil {
+		return nil, nil, errNewDomain(c.Name, err)
+	}
+	if err := d.introduce(true); err != nil {
+		return nil, nil, errNewDomain(d.name, errors.Join(err, d.Destroy()))
+	}
+	return d, &machine{d}, nil
+}
+
 // create builds what Xen's toolstack builds before it starts a domain.
 func (h *Host) create(c DomainConfig) (*Domain, error) {
 	if c.ABI > hypercall.ARM64 {

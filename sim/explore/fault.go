@@ -66,16 +66,6 @@ func (w *World) offered() (set uint32) {
 	return set
 }
 
-// awaits reports whether a fault has not happened yet.
-func (w *World) awaits() bool {
-	for _, f := range w.faults {
-		if !f.fired {
-			return true
-		}
-	}
-	return false
-}
-
 // unseen leaves out those that lead to where the search was before.
 func (w *World) unseen(set uint32) uint32 {
 	for rest := set; rest != 0; rest &= rest - 1 {

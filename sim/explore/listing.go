@@ -92,6 +92,9 @@ func bytesText(b []byte, n int) string {
 const (
 	margin   = 6
 	minWidth = 24
+	// Of a long listing so many lines are shown at the beginning and at the end.
+	listedFirst = 40
+	listedLast  = 160
 )
 
 // String draws the run: time goes down, and each party has a lifeline.
@@ -108,8 +111,14 @@ func (l *listing) String(w *World) string {
 		names += pad(t.name, width)
 	}
 	b.WriteString(strings.TrimRight(names, " ") + "\n")
-	for _, e := range append(l.lines, lastLines(w)...) {
-		l.draw(&b, e, w.tasks, width)
+	lines := append(l.lines, lastLines(w)...)
+	for i, e := range lines {
+		switch left := len(lines) - listedLast; {
+		case i < listedFirst || i >= left:
+			l.draw(&b, e, w.tasks, width)
+		case i == listedFirst:
+			fmt.Fprintf(&b, "%*s... %d lines ...\n", margin, "", left-i)
+		}
 	}
 	return b.String()
 }

@@ -36,22 +36,38 @@ type machine struct {
 }
 
 // Hypercall implements hypercall.Caller.
-func (m *machine) Hypercall(c *hypercall.Call) (uint64, error) {
+func (m *machine) Hypercall(c *hypercall.Call) (uint64, error) { return m.call(m.Machine, c) }
+
+// Incarnation implements hypercall.Incarnations.
+func (m *machine) Incarnation() hypercall.Caller {
+	return &incarnation{m, hypercall.Incarnation(m.Machine)}
+}
+
+// incarnation is the Caller of one incarnation.
+type incarnation struct {
+	m *machine
+	hypercall.Caller
+}
+
+// Hypercall implements hypercall.Caller.
+func (i *incarnation) Hypercall(c *hypercall.Call) (uint64, error) { return i.m.call(i.Caller, c) }
+
+// call makes a hypercall as a step of the party that runs. What Xen does to shared memory is part of the step.
+func (m *machine) call(by hypercall.Caller, c *hypercall.Call) (uint64, error) {
 	t := m.w.current
-	if t != nil {
-		t.step(op{code: opStep, text: callText(c)})
-		m.w.current = nil // what Xen does to shared memory is part of this step
-		defer func() { m.w.current = t }()
+	if t == nil {
+		return by.Hypercall(c)
 	}
-	result, err := m.Machine.Hypercall(c)
-	if t != nil {
-		saw := mixBytes(result, c.Data)
-		if err != nil {
-			saw = mixString(saw, err.Error())
-			m.w.note(t, err.Error())
-		}
-		m.w.hash = mix(m.w.hash, saw)
+	t.step(op{code: opStep, text: callText(c)})
+	m.w.current = nil
+	result, err := by.Hypercall(c)
+	m.w.current = t
+	saw := mixBytes(result, c.Data)
+	if err != nil {
+		saw = mixString(saw, err.Error())
+		m.w.note(t, err.Error())
 	}
+	m.w.hash = mix(m.w.hash, saw)
 	return result, err
 }
 

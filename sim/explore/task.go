@@ -79,7 +79,8 @@ func (w *World) Go(name string, f func(t *Task)) *Task {
 	return t
 }
 
-// Daemon adds a party that need not end: a run has ended when all others have. What it waits for never counts as a deadlock.
+// Daemon adds a party that need not end, such as one that takes in interrupts: a run has ended when all others have and no daemon can go
+// on. What a daemon waits for never counts as a deadlock.
 func (w *World) Daemon(name string, f func(t *Task)) *Task {
 	t := w.Go(name, f)
 	t.daemon = true

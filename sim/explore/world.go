@@ -128,10 +128,6 @@ func (w *World) advance() bool {
 	if len(w.runnable) == 0 {
 		return w.stuck()
 	}
-	if offered == 0 && w.over() && !w.awaits() {
-		w.conclude()
-		return false
-	}
 	k := 0
 	if len(w.runnable) > 1 || offered != 0 {
 		if w.merge && w.pick.fresh() {

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/hvkit/hvkit/shm"
 	"github.com/hvkit/hvkit/sim/explore"
 	"github.com/hvkit/hvkit/xen/hypercall"
@@ -516,7 +518,11 @@ func TestExploreOneWay(t *testing.T) {
 func TestExploreBothWays(t *testing.T) {
 	for _, packets := range []bool{false, true} {
 		for end := allSent; end <= serverResumes; end++ {
-			for _, size := range []struct{ messages, delays int }{{3, explore.Pick(1, 2, 3)}, {16, explore.Pick(0, 1, 2)}} {
+			sizes := []struct{ messages, delays int }{{3, explore.Pick(1, 2, 3)}, {16, explore.Pick(0, 1, 2)}}
+			if end == allSent {
+				sizes[0].delays = explore.Pick(2, 3, 4)
+			}
+			for _, size := range sizes {
 				tr := traffic{messages: size.messages, packets: packets, end: end}
 				t.Run(tr.String(), func(t *testing.T) {
 					t.Parallel()
@@ -540,6 +546,100 @@ func rareStates(end ending) []string {
 		return append(states, "close with data in flight")
 	}
 	return append(states, "death with data in flight")
+}
+
+// TestExploreHostileIndices: a server against a client that writes whatever it likes into the indices, at any step. The server's own idea
+// of the rings stays sound; where it cannot, it says so.
+func TestExploreHostileIndices(t *testing.T) {
+	cfg := &explore.Config{Delays: explore.Pick(3, 4, 6), MustReach: []string{"the reader names the index", "the writer names the index",
+		"the reader reads"}}
+	explore.Check(t, cfg, func(w *explore.World) {
+		client, server := connection(w, &traffic{messages: 1})
+		start := client.core.Out.own
+		hostile := func(name string, off int, values ...uint32) {
+			w.Go(name, func(*explore.Task) {
+				for _, v := range values {
+					client.ctl.Store32(off, start+v)
+				}
+			})
+		}
+		hostile("lies about left.prod", offLeftProd, 100, 5000, 200)
+		hostile("lies about right.cons", offRightCons, 1, 0x8000_0000, 10)
+		w.Go("server reads", func(*explore.Task) {
+			b := make([]byte, 300)
+			for range 3 {
+				n, _, err := server.core.In.TryRead(b)
+				if n > 0 {
+					w.Reached("the reader reads")
+				}
+				if peer, ok := errors.AsType[*PeerError](err); ok && peer.Field == "left.prod" {
+					w.Reached("the reader names the index")
+				}
+			}
+		})
+		w.Go("server writes", func(*explore.Task) {
+			for range 3 {
+				_, _, err := server.core.Out.TryWrite(sequence(0, rightMessage))
+				if peer, ok := errors.AsType[*PeerError](err); ok && peer.Field == "right.cons" {
+					w.Reached("the writer names the index")
+				}
+			}
+		})
+		w.Always("indices stay within their rings", func() error {
+			in, out := &server.core.In, &server.core.Out
+			if in.seen-in.own > in.size || out.own-out.seen > out.size {
+				return fmt.Errorf("%d bytes readable of %d, %d written of %d", in.seen-in.own, in.size, out.own-out.seen, out.size)
+			}
+			return nil
+		})
+	})
+}
+
+// TestExploreAsking: both halves of an end ask for events at the same time, in the one byte that they share, while the peer takes requests
+// away. A request that nobody took is there in the end.
+func TestExploreAsking(t *testing.T) {
+	explore.Check(t, &explore.Config{Delays: explore.Unbounded, Merge: true}, func(w *explore.World) {
+		client, server := connection(w, &traffic{messages: 1})
+		client.ctl.And8(client.core.ownAsk, ^uint8(notifyWrite|notifyRead))
+		for { // fill the ring, so that there is something to wait for
+			n, _, err := client.core.Out.TryWrite(sequence(0, 1024))
+			must(w, err)
+			if n == 0 {
+				break
+			}
+		}
+		taken := uint8(0)
+		w.Go("client reads", func(t *explore.Task) {
+			if ready, err := client.core.In.Arm(1); ready || err != nil {
+				t.Fatalf("arm: %v, %v", ready, err)
+			}
+		})
+		w.Go("client writes", func(t *explore.Task) {
+			if ready, err := client.core.Out.Arm(1); ready || err != nil {
+				t.Fatalf("arm: %v, %v", ready, err)
+			}
+		})
+		w.Go("server writes", func(*explore.Task) {
+			if server.core.Out.told(notifyWrite) {
+				taken |= notifyWrite
+			}
+		})
+		w.Finally("no request is lost", func() error {
+			if got := client.ctl.Load8(client.core.ownAsk).Bits(notifyRead|notifyWrite) | taken; got != notifyRead|notifyWrite {
+				return fmt.Errorf("of the requests %#x are left or were taken", got)
+			}
+			return nil
+		})
+	})
+}
+
+// TestExploreHash: the same schedules have the same trace on every machine. The figure changes when the core takes other steps.
+func TestExploreHash(t *testing.T) {
+	for _, workers := range []int{1, 2} {
+		r, err := explore.Explore(&explore.Config{Random: 50, Seed: 3, Workers: workers}, scenario(traffic{messages: 5, end: bothClose}))
+		require.NoError(t, err)
+		require.Equal(t, "7779381cea3a846b", fmt.Sprintf("%x", r.Hash))
+	}
 }
 
 // TestExploreAtRandom: long runs that no search gets through.
