@@ -37,9 +37,9 @@ type Failure struct {
 
 func (f *Failure) Error() string {
 	if f.Oracle != "" {
-		return fmt.Sprintf("explore: run %d: %v: %s: %s", f.Run, f.Kind, f.Oracle, f.Text)
+		return fmt.Sprintf("explore: %v, found after %d runs: %s: %s", f.Kind, f.Run, f.Oracle, f.Text)
 	}
-	return fmt.Sprintf("explore: run %d: %v: %s", f.Run, f.Kind, f.Text)
+	return fmt.Sprintf("explore: %v, found after %d runs: %s", f.Kind, f.Run, f.Text)
 }
 
 // Report is what an exploration did.

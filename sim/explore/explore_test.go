@@ -308,7 +308,7 @@ func (f *fakeT) Fatalf(format string, args ...any) {
 func TestCheckSaysHowToReplay(t *testing.T) {
 	f := &fakeT{name: "TestDriver/queue"}
 	explore.Check(f, &explore.Config{Delays: 3}, ring(2, true))
-	require.Contains(t, f.fatal, "lost wakeup: consumer waits for interrupt; it has something to do")
+	require.Contains(t, f.fatal, "consumer waits for interrupt; it has something to do")
 	_, command, ok := strings.Cut(f.fatal, "HVKIT_REPLAY='")
 	require.True(t, ok, f.fatal)
 	value, _, ok := strings.Cut(command, "' go test -run '^TestDriver$/^queue$'")
@@ -317,7 +317,7 @@ func TestCheckSaysHowToReplay(t *testing.T) {
 	t.Setenv("HVKIT_REPLAY", value)
 	again := &fakeT{name: f.name}
 	explore.Check(again, &explore.Config{Random: 1}, ring(2, true))
-	require.Contains(t, again.fatal, "explore: run 1: lost wakeup")
+	require.Contains(t, again.fatal, "explore: lost wakeup, found after 1 runs")
 	other := &fakeT{name: "TestOther"}
 	explore.Check(other, &explore.Config{}, ring(1, true))
 	require.Empty(t, other.fatal, "the schedule is another test's")
