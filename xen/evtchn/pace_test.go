@@ -22,7 +22,7 @@ func handled(t *testing.T) (n *Native, x *fakeXen, a, b *channel, runs *atomic.I
 }
 
 // E-01: a flood of events costs this side a bounded number of runs of the handler, and the last event arrives.
-func TestE01FloodOfHandler(t *testing.T) {
+func TestE01_FloodOfHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // no time passes but where the test sleeps
 		n, _, a, b, runs := handled(t)
 		const rounds = 10

@@ -28,7 +28,7 @@ func pair(t testing.TB, n *Native, x *fakeXen) (a, b *channel) {
 }
 
 // E-01: a flood of events costs this side one arrival for each that its waiter takes.
-func TestE01Flood(t *testing.T) {
+func TestE01_Flood(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	a, b := pair(t, n, x)
 	before := n.Stats()
@@ -49,7 +49,7 @@ func TestE01Flood(t *testing.T) {
 }
 
 // E-06: an event for a port that nobody has open is counted once, and then masked.
-func TestE06UnknownPort(t *testing.T) {
+func TestE06_UnknownPort(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	core := n.now.Load().core
 	core.and(core.layout.EvtchnMask, 0) // as if Xen had cleared the masks
@@ -68,7 +68,7 @@ func TestE06UnknownPort(t *testing.T) {
 }
 
 // E-02: closing a channel inside its own handler, or another's, is harmless though not asked for.
-func TestE02CloseInHandler(t *testing.T) {
+func TestE02_CloseInHandler(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	a, b := pair(t, n, x)
 	c, d := pair(t, n, x)
@@ -83,8 +83,8 @@ func TestE02CloseInHandler(t *testing.T) {
 	require.Equal(t, 2, n.Stats().Open)
 }
 
-// E-04, E-05: a scan that takes the first event of a port before its channel is known here does not lose it.
-func TestE05EventBeforeChannelIsKnown(t *testing.T) {
+// E-04: a scan that takes the first event of a port before its channel is known here does not lose it.
+func TestE04_EventOfAnEarlierChannel(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	_, victim := pair(t, n, x)
 	inc := n.now.Load()
@@ -135,7 +135,7 @@ func TestLateSettle(t *testing.T) {
 }
 
 // A scan that masks a port as unknown at the moment it is bound leaves it unmasked.
-func TestBindWhileMaskedAsUnknown(t *testing.T) {
+func TestE05_EventBeforeTheChannelIsKnown(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	inc := n.now.Load()
 	x.next = 11
@@ -161,7 +161,7 @@ type hook func(shm.Access)
 func (h hook) BeforeAccess(a shm.Access) { h(a) }
 
 // E-09: ports that Xen cannot have are errors.
-func TestE09BadPorts(t *testing.T) {
+func TestE09_BadPorts(t *testing.T) {
 	for _, port := range []hypercall.Port{4096, 1 << 20, 1<<32 - 1} {
 		n, x := newNative(t, hypercall.X86_64, nil)
 		x.next = port
@@ -304,7 +304,7 @@ func TestSpin(t *testing.T) {
 }
 
 // Upcalls from many goroutines at once lose nothing, and handlers of one table run one at a time.
-func TestUpcallFromManyGoroutines(t *testing.T) {
+func TestE10_UpcallFromManyGoroutines(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	const senders, each = 4, 500
 	var inside, overlaps atomic.Int32

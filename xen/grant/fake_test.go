@@ -16,19 +16,20 @@ type fakeXen struct {
 	mu         sync.Mutex
 	max        uint32
 	version    uint32
-	frames     []*shm.Region                     // the grant table
-	next       hypercall.GFN                     // the frame number that is given next
-	alloc      map[hypercall.GFN]int             // frames allocated
-	reserved   map[hypercall.GFN]int             // frame numbers reserved
-	behind     map[hypercall.GFN]*shm.Region     // what is behind a frame number
-	mapped     map[hypercall.GrantHandle]uint64  // where
-	calls      map[uint64]int                    // grant table commands
-	onMap      func(op *hypercall.MapGrantRef)   // instead of success
-	onUnmap    func(op *hypercall.UnmapGrantRef) // instead of success
-	onCopy     func(op *hypercall.GrantCopy)     // instead of success
-	onAlloc    func() error                      // before an allocation
-	failCall   map[uint64]error                  // a grant table command's own result
-	failAdd    func(idx uint64) error            // add_to_physmap
+	frames     []*shm.Region                        // the grant table
+	next       hypercall.GFN                        // the frame number that is given next
+	alloc      map[hypercall.GFN]int                // frames allocated
+	reserved   map[hypercall.GFN]int                // frame numbers reserved
+	behind     map[hypercall.GFN]*shm.Region        // what is behind a frame number
+	mapped     map[hypercall.GrantHandle]uint64     // where
+	calls      map[uint64]int                       // grant table commands
+	onMap      func(op *hypercall.MapGrantRef)      // instead of success
+	untouched  func(op *hypercall.MapGrantRef) bool // whether Xen does not come to the operation
+	onUnmap    func(op *hypercall.UnmapGrantRef)    // instead of success
+	onCopy     func(op *hypercall.GrantCopy)        // instead of success
+	onAlloc    func() error                         // before an allocation
+	failCall   map[uint64]error                     // a grant table command's own result
+	failAdd    func(idx uint64) error               // add_to_physmap
 	failView   error
 	failRemove error                 // remove_from_physmap's result
 	before     func(*hypercall.Call) // runs before a hypercall, and may have it come after a resume
@@ -148,6 +149,9 @@ func (x *fakeXen) grantOp(c *hypercall.Call) error {
 }
 
 func (x *fakeXen) mapGrant(op *hypercall.MapGrantRef) {
+	if x.untouched != nil && x.untouched(op) {
+		return
+	}
 	if op.Status = 0; x.onMap != nil {
 		x.onMap(op)
 	}

@@ -109,7 +109,7 @@ func benchSides(b *testing.B) (x, y granttest.Side) {
 }
 
 // G-12: pages of a domain that died can be unmapped as ever, and stay readable until then.
-func TestG12PeerDiesWhileMapped(t *testing.T) {
+func TestG12_PeerDiesWhileMapped(t *testing.T) {
 	host := sim.NewHost(nil)
 	defer host.Close()
 	a, b := newSide(t, host, "a"), newSide(t, host, "b")

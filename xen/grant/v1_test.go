@@ -59,7 +59,7 @@ type observer func(shm.Access)
 func (o observer) BeforeAccess(a shm.Access) { o(a) }
 
 // G-02: a peer that maps between the look at the flags and their change keeps the page.
-func TestG02MapDuringEnd(t *testing.T) {
+func TestG02_MapDuringEnd(t *testing.T) {
 	v, r := newV1(1)
 	require.True(t, v.Take(make([]Ref, 1)))
 	v.Permit(8, 1, 1, ReadWrite)

@@ -1,0 +1,218 @@
+package grant
+
+import (
+	"errors"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/hvkit/hvkit/shm"
+	"github.com/hvkit/hvkit/xen/hypercall"
+)
+
+// shareOne shares a page and returns it with its reference.
+func shareOne(t *testing.T, n *Native) (*share, Ref) {
+	t.Helper()
+	s, err := n.Share(3, 1, ReadWrite)
+	require.NoError(t, err)
+	return s.(*share), s.Refs()[0]
+}
+
+// G-01: a peer says that it is done with a page, and keeps it mapped. Neither the page nor the reference is used again before it lets go.
+func TestG01_PeerKeepsThePage(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	s, ref := shareOne(t, n)
+	pin(x.frames[0], ref)
+	e, err := s.End()
+	require.NoError(t, err)
+	require.Equal(t, Busy, e)
+	require.Contains(t, x.alloc, s.first, "the page was given back while the peer has it")
+	for range 600 { // more than there are references in a frame
+		other, r := shareOne(t, n)
+		require.NotEqual(t, ref, r)
+		require.NotEqual(t, s.first, other.first)
+		_, err := other.End()
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1, n.Stats().Quarantined)
+	unpin(x.frames[0], ref)
+	require.Zero(t, n.Reap())
+	require.NotContains(t, x.alloc, s.first)
+	requireClean(t, n, x)
+}
+
+// G-03: nobody holds the share any more, and the table is closed: the page is still the quarantine's until the peer lets go.
+func TestG03_PageBelongsToTheQuarantine(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	s, ref := shareOne(t, n)
+	first, table := s.first, x.frames[0]
+	pin(table, ref)
+	_, err := s.End()
+	require.NoError(t, err)
+	s = nil
+	runtime.GC()
+	runtime.GC()
+	require.ErrorIs(t, n.Close(), ErrBusy)
+	require.Contains(t, x.alloc, first)
+	require.NotEmpty(t, x.reserved, "the table stays, for Xen writes to it")
+	unpin(table, ref)
+	requireClean(t, n, x)
+}
+
+// G-04: a late message of the peer's names a reference that was ended. It names nothing for as long as there are others that can be used.
+func TestG04_ReferencesRest(t *testing.T) {
+	v, _ := newV1(1)
+	first := make([]Ref, 1)
+	require.True(t, v.Take(first))
+	v.Put(first)
+	for n := v.Free(); n > 1; n-- {
+		r := make([]Ref, 1)
+		require.True(t, v.Take(r))
+		require.NotEqual(t, first[0], r[0], "used again with %d others free", n)
+	}
+	last := make([]Ref, 1)
+	require.True(t, v.Take(last))
+	require.Equal(t, first, last)
+}
+
+// G-05: the references that Xen gives to the console and to Xenstore are never handed out, and what a peer names is only a number: Xen
+// says what it is.
+func TestG05_ReservedAndImpossibleReferences(t *testing.T) {
+	v, _ := newV1(1)
+	all := make([]Ref, v.Free())
+	require.True(t, v.Take(all))
+	for _, r := range all {
+		require.GreaterOrEqual(t, r, Ref(hypercall.NumReservedGrants))
+		require.Less(t, int(r), v.Size())
+	}
+
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	x.onMap = func(op *hypercall.MapGrantRef) { op.Status = hypercall.StatusBadGntRef }
+	for _, r := range []Ref{0, 1, 7, 511, 1 << 20, 1<<31 - 1, 1<<32 - 1} {
+		_, err := n.Map(3, []Ref{r}, ReadWrite)
+		e, ok := errors.AsType[*MapError](err)
+		require.True(t, ok, "reference %d: %v", r, err)
+		require.Equal(t, []Ref{r}, e.Refs)
+		require.ErrorIs(t, err, hypercall.StatusBadGntRef)
+	}
+	requireClean(t, n, x)
+}
+
+// G-10: what is mapped or granted for reading only is so for Xen, and cannot be written here by mistake.
+func TestG10_ReadOnly(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	var flags uint32
+	x.onMap = func(op *hypercall.MapGrantRef) { flags = op.Flags }
+	m, err := n.Map(3, []Ref{8}, ReadOnly)
+	require.NoError(t, err)
+	require.NotZero(t, flags&hypercall.GrantMapReadOnly, "Xen is told")
+	require.False(t, m.Region().Writable())
+	require.PanicsWithError(t, (&shm.ReadOnlyError{Op: "store", Off: 4}).Error(), func() { m.Region().Store32(4, 1) })
+	require.NoError(t, m.Close())
+
+	s, err := n.Share(3, 1, ReadOnly)
+	require.NoError(t, err)
+	entry := int(s.Refs()[0]) * entrySize
+	require.NotZero(t, x.frames[0].Load16(entry).Bits(hypercall.EntryReadOnly))
+	require.True(t, s.Region().Writable(), "whose page it is writes it")
+	_, err = s.End()
+	require.NoError(t, err)
+	requireClean(t, n, x)
+}
+
+// G-11: a page is used after it was unmapped, or after its share was ended. Nothing is touched, and it is counted.
+func TestG11_UseAfterUnmap(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	m, err := n.Map(3, []Ref{8}, ReadWrite)
+	require.NoError(t, err)
+	s, _ := shareOne(t, n)
+	m.Region().Store32(0, 7)
+	s.Region().Store32(0, 7)
+	require.NoError(t, m.Close())
+	_, err = s.End()
+	require.NoError(t, err)
+	for _, r := range []*shm.Region{m.Region(), s.Region()} {
+		require.True(t, r.Closed())
+		require.True(t, r.Load32(0).Is(0))
+		r.Store32(0, 9)
+		require.EqualValues(t, 2, r.LateAccesses())
+	}
+	requireClean(t, n, x)
+}
+
+// G-13: Xen says once that a page is not in use although it is. Nothing here can know, but the table stays whole: the reference is free
+// once, and not twice when the truth comes out.
+func TestG13_XenClearsTheBitsTooEarly(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	s, ref := shareOne(t, n)
+	free := n.Stats().Free
+	pin(x.frames[0], ref)
+	unpin(x.frames[0], ref) // too early
+	e, err := s.End()
+	require.NoError(t, err)
+	require.Equal(t, Reclaimed, e)
+	pin(x.frames[0], ref) // the truth
+	e, err = s.End()
+	require.NoError(t, err)
+	require.Equal(t, Reclaimed, e, "what it was")
+	require.Equal(t, free+1, n.Stats().Free)
+	unpin(x.frames[0], ref)
+	requireClean(t, n, x)
+}
+
+// G-15: no entry is ever of a kind other than the plain one, and what somebody before left of other kinds is taken away.
+func TestG15_OnlyPlainEntries(t *testing.T) {
+	const transitive, subPage = 3, 1 << 8
+	r := shm.New(1)
+	r.Store16(20*entrySize, transitive)
+	r.Store16(21*entrySize, hypercall.EntryPermitAccess|subPage)
+	v := NewV1(1)
+	v.Grow(r, Survey(r, true))
+	require.True(t, r.Load16(20*entrySize).Is(0))
+	require.True(t, r.Load16(21*entrySize).Is(0))
+	refs := make([]Ref, v.Free())
+	require.True(t, v.Take(refs))
+	for i, ref := range refs {
+		v.Permit(ref, hypercall.DomID(i), hypercall.GFN(i), Access(i%2))
+		flags := r.Load16(int(ref) * entrySize).Unchecked()
+		require.Zero(t, flags&^(hypercall.EntryPermitAccess|hypercall.EntryReadOnly), "flags %#x", flags)
+	}
+}
+
+// G-17: whoever asks for ever more grants is told that there are none, with the figures, at the host's limit; what is there works on, and
+// what is given back can be had again.
+func TestG17_FloodOfShares(t *testing.T) {
+	x := newFakeXen()
+	x.max = 2
+	n := newNative(t, x, nil)
+	var shares []Share
+	for {
+		s, err := n.Share(3, 100, ReadWrite)
+		if err != nil {
+			e, ok := errors.AsType[*NoSpaceError](err)
+			require.True(t, ok, "%v", err)
+			require.Equal(t, NoSpaceError{Want: 100, Free: 16, Size: 1024, Limit: 1024}, *e)
+			require.ErrorIs(t, err, ErrNoSpace)
+			break
+		}
+		shares = append(shares, s)
+		require.LessOrEqual(t, len(shares), 10)
+	}
+	require.Len(t, shares, 10)
+	_, err := shares[0].End()
+	require.NoError(t, err)
+	again, err := n.Share(4, 100, ReadWrite)
+	require.NoError(t, err)
+	for _, s := range append(shares[1:], again) {
+		_, err := s.End()
+		require.NoError(t, err)
+	}
+	requireClean(t, n, x)
+}
