@@ -276,7 +276,7 @@ func (d *guest) closePorts() {
 // pend makes an event arrive at a port of the domain.
 func (d *guest) pend(n hypercall.Port) {
 	if d.remote {
-		d.ports[n].wires.ring()
+		d.ringWires(n)
 		return
 	}
 	if d.bits.Pend(n) {

@@ -286,6 +286,49 @@ func TestManyDescriptors(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 }
 
+// TestFullCounterDoesNotBlock: a process fills the counter of its own event and has writes to it block, for all who have it open. Who sends
+// to it, in this process or through the host, goes on, and so does the host.
+func TestFullCounterDoesNotBlock(t *testing.T) {
+	x := newBench(t, sim.Limits{})
+	_, conn, w := x.join(t)
+	open := &attach.Message{Kind: attach.Hypercall, Gen: w.Gen, Call: hypercall.NewStructCall(hypercall.X86_64, hypercall.NrEventChannelOp,
+		hypercall.EvtchnopAllocUnbound, &hypercall.EvtchnAllocUnbound{Dom: hypercall.DomSelf, RemoteDom: x.a.ID()})}
+	require.NoError(t, conn.Send(open))
+	reply, fds, err := conn.Receive()
+	require.NoError(t, err)
+	require.Len(t, fds, 2)
+	defer fds.Close()
+	rx := fds.Event(0)
+	defer rx.Close()
+	_, err = unix.FcntlInt(uintptr(rx.FD()), unix.F_SETFL, 0)
+	require.NoError(t, err)
+	var full [8]byte
+	binary.LittleEndian.PutUint64(full[:], 1<<64-2)
+	_, err = unix.Write(rx.FD(), full[:])
+	require.NoError(t, err)
+
+	ch, err := x.a.Events().BindInterdomain(w.Dom, reply.Port)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() {
+		for range 3 {
+			if err := ch.Notify(); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- ch.Close()
+	}()
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "the sender hangs")
+	}
+	require.NotEmpty(t, x.h.Domains())
+	meet(t, x.a, x.b)
+}
+
 // TestFlood: a process that makes requests and does not read the replies is cut off; meanwhile nobody waits for it.
 func TestFlood(t *testing.T) {
 	x := newBench(t, sim.Limits{})

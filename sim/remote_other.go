@@ -22,7 +22,12 @@ type wires struct{}
 
 func newWires() (wires, error) { return wires{}, errUnsupported }
 
-func (wires) ring() {}
+type wire struct{}
+
+func (*wire) hold() bool { return false }
+func (*wire) ringHeld()  {}
+
+func (d *guest) ringWires(hypercall.Port) {}
 
 func (x *hypervisor) dropWires(*port) {}
 

@@ -48,6 +48,14 @@ func (w *wire) drop() {
 	}
 }
 
+// hold keeps the descriptor open until ringHeld.
+func (w *wire) hold() bool { return w.event.Hold() }
+
+func (w *wire) ringHeld() {
+	w.event.RingHeld()
+	w.event.Release()
+}
+
 // wires are the event descriptors of a port of which at least one end is in another process: rx is rung for this port, tx for its peer.
 type wires struct {
 	rx, tx *wire
@@ -76,10 +84,11 @@ func (w wires) crossed() wires {
 	return wires{rx: w.tx, tx: w.rx}
 }
 
-// ring makes an event arrive at the port.
-func (w wires) ring() {
-	if w.rx != nil {
-		w.rx.event.Ring()
+// ringWires makes an event arrive at a port of a domain in another process, once the lock is free: what that process has done to the
+// descriptor may have the ringer wait.
+func (d *guest) ringWires(n hypercall.Port) {
+	if rx := d.ports[n].wires.rx; rx != nil {
+		d.xen.ring(rx)
 	}
 }
 
