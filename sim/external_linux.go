@@ -141,6 +141,13 @@ func (x *external) serve(d *Domain, gone <-chan struct{}) error {
 	conn := x.conn.Load()
 	for {
 		m, fds, err := conn.Receive()
+		if errors.Is(err, attach.ErrNoRoom) { // it is this process that is short of them, not the other
+			d.host.log.Error("sim: a request's descriptors were lost", "domain", d.name, "err", err)
+			err = x.refuse(m, err)
+			if err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return x.farewell(err)
 		}
@@ -150,6 +157,15 @@ func (x *external) serve(d *Domain, gone <-chan struct{}) error {
 			return x.farewell(err)
 		}
 	}
+}
+
+// refuse answers a request that could not be looked at.
+func (x *external) refuse(m *attach.Message, why error) error {
+	r := request{m: m, reply: &attach.Message{Kind: attach.Reply, ID: m.ID, Gen: m.Gen}}
+	r.fail(why)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.sendLocked(r.reply)
 }
 
 // farewell tells a process that broke the protocol what was wrong.

@@ -76,6 +76,8 @@ func run(ctx context.Context, args []string, s *streams) (code int) {
 			panic(r)
 		}
 	}()
+	out := &output{Writer: s.out}
+	s = &streams{s.in, out, s.err}
 	var c cli
 	parser := kong.Must(&c,
 		kong.Name("hvkit"),
@@ -93,7 +95,11 @@ func run(ctx context.Context, args []string, s *streams) (code int) {
 		return failUsage(s.err, err)
 	}
 	name := commandName(parsed.Command())
-	if err := parsed.Run(); err != nil {
+	err = parsed.Run()
+	if err == nil {
+		err = out.err()
+	}
+	if err != nil {
 		return fail(ctx, s.err, name, err)
 	}
 	return exitOK

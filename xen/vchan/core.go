@@ -220,6 +220,10 @@ func (c *Core) Close() {
 	c.ctl.Store8(c.ownLive, liveExited)
 }
 
+// Abort says that this end is gone and does not say that it closed: to a peer of ours that is as if it had died. The caller sends an event
+// after it.
+func (c *Core) Abort() { c.ctl.Store8(c.ownLive, liveExited) }
+
 // ring is one direction, seen from one end.
 type ring struct {
 	mem   *shm.Region
