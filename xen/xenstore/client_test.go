@@ -42,7 +42,7 @@ func readString(c *xenstore.Client, path string) string {
 	return string(v)
 }
 
-func TestClientMatchesRepliesInAnyOrder(t *testing.T) { // XC-01
+func TestXC01_RepliesInAnyOrder(t *testing.T) {
 	const n = 16
 	s, c := xenstoretest.NewScript(t, nil)
 	wait := results(n, func(i int) string { return readString(c, fmt.Sprintf("/%d", i)) })

@@ -223,7 +223,7 @@ func TestResetWatchesEndsWatches(t *testing.T) {
 }
 
 // A million events that nobody takes cost no more memory than the queue has places for, hold up no reply, and are all accounted for.
-func TestWatchFlood(t *testing.T) { // XC-03
+func TestXC03_WatchFlood(t *testing.T) {
 	const events, paths = 1_000_000, 5000
 	client, server := xenstoretest.NewRings(t, nil, nil)
 	s := xenstoretest.NewScriptOver(server)

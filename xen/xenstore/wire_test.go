@@ -77,7 +77,7 @@ func TestDecoderCutsTheStreamHoweverItComes(t *testing.T) {
 	})
 }
 
-func TestDecoderRefusesLongPayload(t *testing.T) { // XC-02
+func TestXC02_DecoderRefusesLongPayload(t *testing.T) {
 	for _, n := range []uint32{MaxPayload + 1, 1 << 31, 0xffffffff} {
 		good := AppendMessage(nil, Header{Type: MsgRead}, []byte("x"))
 		stream := Header{Type: MsgRead, ReqID: 7, Len: n}.Append(good)
@@ -194,7 +194,7 @@ func TestPerms(t *testing.T) {
 	}
 }
 
-func TestNumbers(t *testing.T) { // XC-06
+func TestXC06_Numbers(t *testing.T) {
 	for s, want := range map[string]int64{
 		"0": 0, "007": 7, "4294967295": 4294967295,
 		"": -1, "4294967296": -1, "-1": -1, "+1": -1, " 1": -1, "1 ": -1, "0x1": -1, "1\x00": -1, "99999999999": -1, "١": -1,

@@ -191,9 +191,9 @@ func TestLargestMessage(t *testing.T) {
 	require.Equal(t, value, got)
 }
 
-// TestSilentAndDeaf (XS-11): a client that says nothing, one that says half a message, and two that never read, one of them a guest that
+// TestXS11_SilentAndDeaf: a client that says nothing, one that says half a message, and two that never read, one of them a guest that
 // watches what others do, disturb nobody, and go when they are told to.
-func TestSilentAndDeaf(t *testing.T) {
+func TestXS11_SilentAndDeaf(t *testing.T) {
 	s := newServer(t, &xenstored.Config{MaxQueued: 100 << 10, EventTimeout: 50 * time.Millisecond})
 	ctx := t.Context()
 	host := s.LocalClient()
@@ -234,8 +234,8 @@ func TestSilentAndDeaf(t *testing.T) {
 	}
 }
 
-// TestFlood (XS-12): guests that write without pause what another client's slow transactions read do not keep them from committing.
-func TestFlood(t *testing.T) {
+// TestXS12_Flood: guests that write without pause what another client's slow transactions read do not keep them from committing.
+func TestXS12_Flood(t *testing.T) {
 	s := newServer(t, nil)
 	ctx, stop := context.WithCancel(t.Context())
 	near, _ := connect(s, 0)
@@ -278,8 +278,8 @@ func TestFlood(t *testing.T) {
 	wg.Wait()
 }
 
-// TestOutstandingRequests: a guest that sends and does not read is not listened to any more after 20 requests, until it reads.
-func TestOutstandingRequests(t *testing.T) {
+// TestXS11_OutstandingRequests: a guest that sends and does not read is not listened to any more after 20 requests, until it reads.
+func TestXS11_OutstandingRequests(t *testing.T) {
 	s := newServer(t, nil)
 	near, _ := connect(s, 1)
 	request := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgGetDomainPath}, []byte("1\x00"))
