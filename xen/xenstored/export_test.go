@@ -25,3 +25,13 @@ func (s *Server) Held(dom hypercall.DomID) (memory, outstanding int) {
 	}
 	return 0, 0
 }
+
+// ConnectionsOf returns how many connections a domain has.
+func (s *Server) ConnectionsOf(dom hypercall.DomID) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d := s.core.domains[dom]; d != nil {
+		return d.conns
+	}
+	return 0
+}
