@@ -120,20 +120,6 @@ func TestWatchClose(t *testing.T) {
 	require.Zero(t, c.Stats().Watches)
 }
 
-func TestWatchRefused(t *testing.T) { // XC-10
-	s, c := xenstoretest.NewScript(t, nil)
-	go s.Serve(func(xenstoretest.Message) (string, string) { return "", "E2BIG" })
-	_, err := c.Watch(t.Context(), "/a", nil)
-	require.ErrorIs(t, err, xenstore.E2BIG)
-	require.Zero(t, c.Stats().Watches)
-	n := 0
-	for _, err := range c.Events(t.Context(), "/a") {
-		require.ErrorIs(t, err, xenstore.E2BIG)
-		n++
-	}
-	require.Equal(t, 1, n)
-}
-
 // A watch whose caller has left before the server answered is taken back.
 func TestWatchAbandoned(t *testing.T) {
 	s, c := xenstoretest.NewScript(t, nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -250,6 +251,12 @@ func FuzzText(f *testing.F) {
 			if abs != "/" {
 				require.Equal(t, abs, Join(Parent(abs), Base(abs)))
 			}
+		}
+		v, err := ParseUint32(s)
+		want, wantErr := strconv.ParseUint(s, 10, 32)
+		require.Equal(t, wantErr == nil && len(s) <= 10, err == nil)
+		if err == nil {
+			require.Equal(t, want, uint64(v))
 		}
 		require.Error(t, ParseErrno([]byte(s)))
 	})

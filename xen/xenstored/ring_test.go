@@ -71,11 +71,6 @@ func (p *ringPeer) client(t *testing.T, cfg *xenstore.RingConfig) *xenstore.Clie
 	return xenstore.NewClient(conn, nil)
 }
 
-// errorCode reads the word in which a server says why it gave the connection up.
-func (p *ringPeer) errorCode() xenstore.RingErrorCode {
-	return xenstore.RingErrorCode(p.page.Load32(xenstore.OffError).Unchecked())
-}
-
 // TestRing: requests, long values and events go over a shared page.
 func TestRing(t *testing.T) {
 	s := newServer(t, nil)
