@@ -142,7 +142,7 @@ func TestXC08_Restart(t *testing.T) {
 	s := xenstored.New(nil)
 	defer func() { require.NoError(t, s.Close()) }()
 	work := func(c *xenstore.Client) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		w, err := c.Watch(ctx, "/r", nil)
 		if err != nil {

@@ -171,7 +171,7 @@ type breakage struct {
 func breaks(t *testing.T, kinds map[string]func(t *testing.T) connection, all map[string]breakage) {
 	for kind, dial := range kinds {
 		for name, x := range all {
-			t.Run(kind+"/"+name, func(t *testing.T) {
+			ok := t.Run(kind+"/"+name, func(t *testing.T) {
 				conn := dial(t)
 				s, c := xenstoretest.NewScriptOver(conn.server), xenstore.NewClient(conn.client, nil)
 				w := watch(t, s, c, "/w")
@@ -183,7 +183,12 @@ func breaks(t *testing.T, kinds map[string]func(t *testing.T) connection, all ma
 				m := s.Next()
 				require.Equal(t, xenstore.MsgRead, m.Type)
 				x.do(s, m)
-				err := <-errs
+				var err error
+				select {
+				case err = <-errs:
+				case <-time.After(5 * time.Second):
+					require.Fail(t, "the call goes on")
+				}
 				require.ErrorContains(t, err, x.want)
 				_, ok := errors.AsType[*xenstore.ConnError](err)
 				require.True(t, ok)
@@ -202,6 +207,9 @@ func breaks(t *testing.T, kinds map[string]func(t *testing.T) connection, all ma
 				require.NoError(t, c.Close())
 				_ = s.Close() // it may have gone already
 			})
+			if !ok {
+				return
+			}
 		}
 	}
 }

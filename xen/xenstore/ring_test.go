@@ -179,6 +179,19 @@ func TestXC07_RingStartStates(t *testing.T) {
 		require.Equal(t, "hello", string(buf[:n]))
 		require.NoError(t, client.PeerError())
 	}
+	for _, start := range starts { // in use by a kernel before this one
+		page := newPage(start)
+		page.Store32(xenstore.OffServerFeatures, 0xfffffff2)
+		client, server := newRing(t, page, xenstore.RoleClient, 0), newRing(t, page, xenstore.RoleServer, 0)
+		for _, d := range []struct{ from, to *xenstore.Ring }{{client, server}, {server, client}} {
+			_, _, err := d.from.Write([]byte("hello"))
+			require.NoError(t, err)
+			buf := make([]byte, 10)
+			n, _, err := d.to.Read(buf)
+			require.NoError(t, err)
+			require.Equal(t, "hello", string(buf[:n]))
+		}
+	}
 }
 
 func TestRingReset(t *testing.T) {

@@ -238,6 +238,7 @@ func TestXC03_WatchFlood(t *testing.T) {
 	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(1<<20))
 	st := c.Stats()
 	require.EqualValues(t, events, st.Events)
+	require.EqualValues(t, xenstore.DefaultWatchQueue*(events/paths-1), st.Merged)
 	require.EqualValues(t, events-xenstore.DefaultWatchQueue, st.Merged+st.Missed)
 
 	var seen, merged, missed uint64

@@ -21,14 +21,25 @@ import (
 	"github.com/hvkit/hvkit/xen/xenstored"
 )
 
-// links are the ways in which a hostile client can be connected as any domain.
-var links = []struct {
+// link is a way in which a hostile client can be connected as any domain.
+type link struct {
 	name string
 	pair func(tb testing.TB) (near, far io.ReadWriteCloser)
-}{
+}
+
+var links = []link{
 	{"pipe", func(testing.TB) (io.ReadWriteCloser, io.ReadWriteCloser) { return net.Pipe() }},
 	{"socket", socketPair},
 	{"ring", ringPair},
+}
+
+// overLinks runs a test over each link, up to the first where it fails.
+func overLinks(t *testing.T, f func(t *testing.T, l link)) {
+	for _, l := range links {
+		if !t.Run(l.name, func(t *testing.T) { f(t, l) }) {
+			return
+		}
+	}
 }
 
 func socketPair(tb testing.TB) (near, far io.ReadWriteCloser) {
@@ -111,10 +122,10 @@ func newStage(t *testing.T, cfg *xenstored.Config) *stage {
 // connect connects a client that the test plays, and waits until the server knows of it.
 func (st *stage) connect(t *testing.T, rw io.ReadWriteCloser, dom hypercall.DomID) <-chan error {
 	t.Helper()
-	before := st.ConnectionsOf(dom)
+	before := st.Accepted()
 	result := make(chan error, 1)
 	go func() { result <- st.ServeConn(context.Background(), rw, dom) }()
-	eventually(t, "the connection", func() bool { return st.ConnectionsOf(dom) > before || len(result) > 0 })
+	eventually(t, "the connection", func() bool { return st.Accepted() > before || len(result) > 0 })
 	return result
 }
 
@@ -207,228 +218,218 @@ func TestXS01_RingIndices(t *testing.T) {
 // TestXS02_MessageLength: a payload longer than 4096 bytes, as an unsigned number, ends its connection, once and with a typed error; the
 // longest that may be is served.
 func TestXS02_MessageLength(t *testing.T) {
-	for _, link := range links {
-		t.Run(link.name, func(t *testing.T) {
-			st := newStage(t, nil)
-			for i, n := range []uint32{4097, 4098, 8192, 1<<31 - 1, 1 << 31, 1<<32 - 16, 1<<32 - 1} {
-				for dom := hypercall.DomID(0); dom <= 1; dom++ {
-					near, far := link.pair(t)
-					result := st.connect(t, far, dom)
-					_, err := near.Write(xenstore.Header{Type: xenstore.MsgRead, Len: n}.Append(nil))
-					require.NoError(t, err)
-					if link.name != "ring" {
-						require.NoError(t, near.Close())
-					}
-					var perr *xenstore.ProtocolError
-					require.ErrorAs(t, ended(t, result), &perr)
-					require.Equal(t, n, perr.Header.Len)
-					require.EqualValues(t, 2*i+int(dom)+1, st.Stats().Violations)
-					if r, ok := near.(*ringEnd); ok {
-						require.True(t, r.page.Load32(xenstore.OffError).Is(uint32(xenstore.RingErrorProtocol)))
-					}
-					_ = near.Close() // the server may have closed it
+	overLinks(t, func(t *testing.T, l link) {
+		st := newStage(t, nil)
+		for i, n := range []uint32{4097, 4098, 8192, 1<<31 - 1, 1 << 31, 1<<32 - 16, 1<<32 - 1} {
+			for dom := hypercall.DomID(0); dom <= 1; dom++ {
+				near, far := l.pair(t)
+				result := st.connect(t, far, dom)
+				_, err := near.Write(xenstore.Header{Type: xenstore.MsgRead, Len: n}.Append(nil))
+				require.NoError(t, err)
+				if l.name != "ring" {
+					require.NoError(t, near.Close())
 				}
-				st.alive(t)
+				var perr *xenstore.ProtocolError
+				require.ErrorAs(t, ended(t, result), &perr)
+				require.Equal(t, n, perr.Header.Len)
+				require.EqualValues(t, 2*i+int(dom)+1, st.Stats().Violations)
+				if r, ok := near.(*ringEnd); ok {
+					require.True(t, r.page.Load32(xenstore.OffError).Is(uint32(xenstore.RingErrorProtocol)))
+				}
+				_ = near.Close() // the server may have closed it
 			}
-			near, far := link.pair(t)
-			result := st.connect(t, far, 0)
-			script := xenstoretest.NewScriptOver(near)
-			value := string(bytes.Repeat([]byte("x"), xenstore.MaxPayload-len("/v")-1))
-			go script.Send(xenstore.Header{Type: xenstore.MsgWrite}, "/v\x00"+value)
-			require.Equal(t, "OK\x00", script.Next().Payload)
-			go script.Send(xenstore.Header{Type: xenstore.MsgRead}, "/v\x00")
-			require.Equal(t, value, script.Next().Payload)
-			go script.Send(xenstore.Header{Type: xenstore.MsgRemove}, "/v\x00")
-			require.Equal(t, "OK\x00", script.Next().Payload)
-			_ = near.Close()
-			<-result
-			st.end(t)
-		})
-	}
+			st.alive(t)
+		}
+		near, far := l.pair(t)
+		result := st.connect(t, far, 0)
+		script := xenstoretest.NewScriptOver(near)
+		value := string(bytes.Repeat([]byte("x"), xenstore.MaxPayload-len("/v")-1))
+		go script.Send(xenstore.Header{Type: xenstore.MsgWrite}, "/v\x00"+value)
+		require.Equal(t, "OK\x00", script.Next().Payload)
+		go script.Send(xenstore.Header{Type: xenstore.MsgRead}, "/v\x00")
+		require.Equal(t, value, script.Next().Payload)
+		go script.Send(xenstore.Header{Type: xenstore.MsgRemove}, "/v\x00")
+		require.Equal(t, "OK\x00", script.Next().Payload)
+		_ = near.Close()
+		<-result
+		st.end(t)
+	})
 }
 
 // TestXS11_OutstandingRequests: a guest that sends and does not read is not listened to after 20 requests, until it reads.
 func TestXS11_OutstandingRequests(t *testing.T) {
-	for _, link := range links {
-		t.Run(link.name, func(t *testing.T) {
-			st := newStage(t, nil)
-			near, far := link.pair(t)
-			result := st.connect(t, far, 1)
-			value := make([]byte, 2000) // more than a ring holds, so that a few replies are too many for it
-			require.NoError(t, st.host.Write(t.Context(), "/local/domain/1/v", value))
-			before := st.Stats().Requests
-			request := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgRead}, []byte("v\x00"))
-			const sent = 2000
-			go func() { _, _ = near.Write(bytes.Repeat(request, sent)) }() // until it is read, or ended
-			if link.name != "socket" {                                     // which holds many replies by itself
-				eventually(t, "as many requests as may be outstanding", func() bool { _, n := st.Held(1); return n == 20 })
-				memory, _ := st.Held(1)
-				require.Less(t, memory, 25*2100)
-				require.Less(t, st.Stats().Requests-before, uint64(30))
-			}
-			st.alive(t)
-			_, n := st.Held(1)
-			require.LessOrEqual(t, n, 20)
-			script := xenstoretest.NewScriptOver(near)
-			for range sent {
-				require.Len(t, script.Next().Payload, len(value))
-			}
-			_ = near.Close()
-			<-result
-			st.end(t)
-		})
-	}
+	overLinks(t, func(t *testing.T, l link) {
+		st := newStage(t, nil)
+		near, far := l.pair(t)
+		result := st.connect(t, far, 1)
+		value := make([]byte, 2000) // more than a ring holds, so that a few replies are too many for it
+		require.NoError(t, st.host.Write(t.Context(), "/local/domain/1/v", value))
+		before := st.Stats().Requests
+		request := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgRead}, []byte("v\x00"))
+		const sent = 2000
+		go func() { _, _ = near.Write(bytes.Repeat(request, sent)) }() // until it is read, or ended
+		if l.name != "socket" {                                        // which holds many replies by itself
+			eventually(t, "as many requests as may be outstanding", func() bool { _, n := st.Held(1); return n == 20 })
+			memory, _ := st.Held(1)
+			require.Less(t, memory, 25*2100)
+			require.Less(t, st.Stats().Requests-before, uint64(30))
+		}
+		st.alive(t)
+		_, n := st.Held(1)
+		require.LessOrEqual(t, n, 20)
+		script := xenstoretest.NewScriptOver(near)
+		for range sent {
+			require.Len(t, script.Next().Payload, len(value))
+		}
+		_ = near.Close()
+		<-result
+		st.end(t)
+	})
 }
 
 // TestXS11_SilentAndDeaf: a client that says nothing, one that says half a message, and two that never read, one of them a guest that
 // watches what others do, disturb nobody, cost no more than their quota, and go when they are told to.
 func TestXS11_SilentAndDeaf(t *testing.T) {
-	for _, link := range links {
-		t.Run(link.name, func(t *testing.T) {
-			const memory = 200 << 10
-			st := newStage(t, &xenstored.Config{MaxQueued: 100 << 10, EventTimeout: 50 * time.Millisecond,
-				Quota: xenstored.Quota{Memory: memory, Nodes: -1}})
-			ctx := t.Context()
-			require.NoError(t, st.host.Mkdir(ctx, "/pub"))
-			require.NoError(t, st.host.SetPerms(ctx, "/pub", xenstore.Perm{Dom: 0, Access: xenstore.AccessReadWrite}))
+	overLinks(t, func(t *testing.T, l link) {
+		const memory = 200 << 10
+		st := newStage(t, &xenstored.Config{MaxQueued: 100 << 10, EventTimeout: 50 * time.Millisecond,
+			Quota: xenstored.Quota{Memory: memory, Nodes: -1}})
+		ctx := t.Context()
+		require.NoError(t, st.host.Mkdir(ctx, "/pub"))
+		require.NoError(t, st.host.SetPerms(ctx, "/pub", xenstore.Perm{Dom: 0, Access: xenstore.AccessReadWrite}))
 
-			watch := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgWatch}, []byte("/pub\x00t\x00"))
-			var near []io.ReadWriteCloser
-			var guests []<-chan error
-			var tool <-chan error
-			for i, say := range [][]byte{nil, {2, 0, 0}, watch, watch} {
-				n, far := link.pair(t)
-				near = append(near, n)
-				if i < 3 {
-					guests = append(guests, st.connect(t, far, hypercall.DomID(10+i)))
-				} else {
-					tool = st.connect(t, far, 0)
-				}
-				_, err := n.Write(say)
-				require.NoError(t, err)
+		watch := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgWatch}, []byte("/pub\x00t\x00"))
+		var near []io.ReadWriteCloser
+		var guests []<-chan error
+		var tool <-chan error
+		for i, say := range [][]byte{nil, {2, 0, 0}, watch, watch} {
+			n, far := l.pair(t)
+			near = append(near, n)
+			if i < 3 {
+				guests = append(guests, st.connect(t, far, hypercall.DomID(10+i)))
+			} else {
+				tool = st.connect(t, far, 0)
 			}
-			eventually(t, "the watches", func() bool { return st.Stats().Watches == 3 })
+			_, err := n.Write(say)
+			require.NoError(t, err)
+		}
+		eventually(t, "the watches", func() bool { return st.Stats().Watches == 3 })
 
-			for i := range 100 { // more than may be outstanding: the wait for the deaf ends by the timeout
-				require.NoError(t, st.other.Write(ctx, fmt.Sprintf("/pub/%d", i), nil))
-				require.NoError(t, st.other.Remove(ctx, fmt.Sprintf("/pub/%d", i)))
+		for i := range 100 { // more than may be outstanding: the wait for the deaf ends by the timeout
+			require.NoError(t, st.other.Write(ctx, fmt.Sprintf("/pub/%d", i), nil))
+			require.NoError(t, st.other.Remove(ctx, fmt.Sprintf("/pub/%d", i)))
+		}
+		over := func() bool {
+			select {
+			case err := <-tool:
+				require.ErrorIs(t, err, xenstored.ErrOverflow)
+				return true
+			default:
+				return false
 			}
-			over := func() bool {
-				select {
-				case err := <-tool:
-					require.ErrorIs(t, err, xenstored.ErrOverflow)
-					return true
-				default:
-					return false
-				}
-			}
-			for i := 0; !over(); i++ {
-				require.NoError(t, st.host.Write(ctx, fmt.Sprintf("/pub/a-name-that-takes-some-room/%d", i%5000), nil))
-				require.Less(t, i, 200000, "the tool that does not read is kept")
-			}
-			for i := range 5000 {
-				require.NoError(t, st.host.Write(ctx, fmt.Sprintf("/pub/a-name-that-takes-some-room/%d", i), nil))
-			}
-			require.NotZero(t, st.Stats().EventsDropped)
-			for dom := hypercall.DomID(10); dom < 13; dom++ {
-				held, _ := st.Held(dom)
-				require.Less(t, held, memory)
-			}
-			st.alive(t)
-			for i, end := range guests {
-				require.NoError(t, st.ReleaseDomain(hypercall.DomID(10+i)))
-				require.ErrorIs(t, ended(t, end), xenstored.ErrReleased)
-			}
-			for _, c := range near {
-				_ = c.Close() // the server may have closed it
-			}
-			require.NoError(t, st.host.Remove(ctx, "/pub"))
-			st.end(t)
-		})
-	}
+		}
+		for i := 0; !over(); i++ {
+			require.NoError(t, st.host.Write(ctx, fmt.Sprintf("/pub/a-name-that-takes-some-room/%d", i%5000), nil))
+			require.Less(t, i, 200000, "the tool that does not read is kept")
+		}
+		for i := range 5000 {
+			require.NoError(t, st.host.Write(ctx, fmt.Sprintf("/pub/a-name-that-takes-some-room/%d", i), nil))
+		}
+		require.NotZero(t, st.Stats().EventsDropped)
+		for dom := hypercall.DomID(10); dom < 13; dom++ {
+			held, _ := st.Held(dom)
+			require.Less(t, held, memory)
+		}
+		st.alive(t)
+		for i, end := range guests {
+			require.NoError(t, st.ReleaseDomain(hypercall.DomID(10+i)))
+			require.ErrorIs(t, ended(t, end), xenstored.ErrReleased)
+		}
+		for _, c := range near {
+			_ = c.Close() // the server may have closed it
+		}
+		require.NoError(t, st.host.Remove(ctx, "/pub"))
+		st.end(t)
+	})
 }
 
 // TestXS18_ViolationKeepsTheDomain: a guest that breaks the protocol loses its connection and nothing else: it stays introduced, keeps its
 // nodes, is not said to have gone, and may connect anew.
 func TestXS18_ViolationKeepsTheDomain(t *testing.T) {
-	for _, link := range links {
-		t.Run(link.name, func(t *testing.T) {
-			st := newStage(t, nil)
-			ctx := t.Context()
-			for range 3 {
-				near, far := link.pair(t)
-				result := st.connect(t, far, 1)
-				script := xenstoretest.NewScriptOver(near)
-				for _, m := range []struct {
-					typ     xenstore.MsgType
-					payload string
-				}{{xenstore.MsgTransactionStart, "\x00"}, {xenstore.MsgWrite, "mine\x00kept"}, {xenstore.MsgWatch, "@releaseDomain\x00t\x00"}} {
-					go script.Send(xenstore.Header{Type: m.typ}, m.payload)
-					require.NotEqual(t, xenstore.MsgError, script.Next().Type)
-				}
-				script.Next() // the first event
-				_, err := near.Write(xenstore.Header{Type: xenstore.MsgWrite, Len: 5000}.Append(nil))
-				require.NoError(t, err)
-				var perr *xenstore.ProtocolError
-				require.ErrorAs(t, ended(t, result), &perr)
-				_ = near.Close() // the server may have closed it
-
-				require.Zero(t, st.Stats().Transactions)
-				require.Equal(t, 1, st.Stats().Watches, "the tool's")
-				require.Equal(t, 3, st.Stats().Domains)
-				got, err := st.host.Read(ctx, "/local/domain/1/mine")
-				require.NoError(t, err)
-				require.Equal(t, "kept", string(got))
-				in, err := st.host.IsIntroduced(ctx, 1)
-				require.NoError(t, err)
-				require.True(t, in)
-				st.alive(t)
-				require.Zero(t, st.released.Len(), "nobody is said to have gone")
+	overLinks(t, func(t *testing.T, l link) {
+		st := newStage(t, nil)
+		ctx := t.Context()
+		for range 3 {
+			near, far := l.pair(t)
+			result := st.connect(t, far, 1)
+			script := xenstoretest.NewScriptOver(near)
+			for _, m := range []struct {
+				typ     xenstore.MsgType
+				payload string
+			}{{xenstore.MsgTransactionStart, "\x00"}, {xenstore.MsgWrite, "mine\x00kept"}, {xenstore.MsgWatch, "@releaseDomain\x00t\x00"}} {
+				go script.Send(xenstore.Header{Type: m.typ}, m.payload)
+				require.NotEqual(t, xenstore.MsgError, script.Next().Type)
 			}
-			require.NoError(t, st.ReleaseDomain(1))
-			_, err := st.released.Next(ctx)
+			script.Next() // the first event
+			_, err := near.Write(xenstore.Header{Type: xenstore.MsgWrite, Len: 5000}.Append(nil))
 			require.NoError(t, err)
-			st.end(t)
-		})
-	}
+			var perr *xenstore.ProtocolError
+			require.ErrorAs(t, ended(t, result), &perr)
+			_ = near.Close() // the server may have closed it
+
+			require.Zero(t, st.Stats().Transactions)
+			require.Equal(t, 1, st.Stats().Watches, "the tool's")
+			require.Equal(t, 3, st.Stats().Domains)
+			got, err := st.host.Read(ctx, "/local/domain/1/mine")
+			require.NoError(t, err)
+			require.Equal(t, "kept", string(got))
+			in, err := st.host.IsIntroduced(ctx, 1)
+			require.NoError(t, err)
+			require.True(t, in)
+			st.alive(t)
+			require.Zero(t, st.released.Len(), "nobody is said to have gone")
+		}
+		require.NoError(t, st.ReleaseDomain(1))
+		_, err := st.released.Next(ctx)
+		require.NoError(t, err)
+		st.end(t)
+	})
 }
 
 // TestXS21_ReleaseUnderLoad releases a domain while its requests, events and replies are under way, and has the next domain of its id
 // come at once: the old one's connection ends as released, and the next one finds a new store.
 func TestXS21_ReleaseUnderLoad(t *testing.T) {
-	for _, link := range links {
-		t.Run(link.name, func(t *testing.T) {
-			st := newStage(t, nil)
-			request := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgWrite}, []byte("x\x00secret"))
-			watch := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgWatch}, []byte("x\x00t\x00"))
-			load := append(watch, bytes.Repeat(request, 1000)...)
-			for round := range 30 {
-				near, far := link.pair(t)
-				result := st.connect(t, far, 1)
-				sent := make(chan struct{})
-				go func() {
-					defer close(sent)
-					_, _ = near.Write(load) // until the connection ends
-				}()
-				script := xenstoretest.NewScriptOver(near)
-				for range round {
-					script.Next()
-				}
-				require.NoError(t, st.ReleaseDomain(1))
-				require.ErrorIs(t, ended(t, result), xenstored.ErrReleased)
-				require.NoError(t, st.ReleaseDomain(1))
-				require.NoError(t, st.IntroduceDomain(1))
-				_ = near.Close() // the server may have closed it
-				<-sent
-				next := st.LocalClientOf(1)
-				_, err := next.Read(t.Context(), "x")
-				require.ErrorIs(t, err, xenstore.EACCES, "a home that is not there")
-				require.NoError(t, next.Close())
-				require.NoError(t, st.host.Mkdir(t.Context(), "/local/domain/1"))
-				require.NoError(t, st.host.SetPerms(t.Context(), "/local/domain/1", xenstore.Perm{Dom: 1}))
-				st.alive(t)
+	overLinks(t, func(t *testing.T, l link) {
+		st := newStage(t, nil)
+		request := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgWrite}, []byte("x\x00secret"))
+		watch := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgWatch}, []byte("x\x00t\x00"))
+		load := append(watch, bytes.Repeat(request, 1000)...)
+		for round := range 30 {
+			near, far := l.pair(t)
+			result := st.connect(t, far, 1)
+			sent := make(chan struct{})
+			go func() {
+				defer close(sent)
+				_, _ = near.Write(load) // until the connection ends
+			}()
+			script := xenstoretest.NewScriptOver(near)
+			for range round {
+				script.Next()
 			}
-			st.end(t)
-		})
-	}
+			require.NoError(t, st.ReleaseDomain(1))
+			require.ErrorIs(t, ended(t, result), xenstored.ErrReleased)
+			require.NoError(t, st.ReleaseDomain(1))
+			require.NoError(t, st.IntroduceDomain(1))
+			_ = near.Close() // the server may have closed it
+			<-sent
+			next := st.LocalClientOf(1)
+			_, err := next.Read(t.Context(), "x")
+			require.ErrorIs(t, err, xenstore.EACCES, "a home that is not there")
+			require.NoError(t, next.Close())
+			require.NoError(t, st.host.Mkdir(t.Context(), "/local/domain/1"))
+			require.NoError(t, st.host.SetPerms(t.Context(), "/local/domain/1", xenstore.Perm{Dom: 1}))
+			st.alive(t)
+		}
+		st.end(t)
+	})
 }
