@@ -182,12 +182,16 @@ func TestCheckLinearCanFail(t *testing.T) {
 			at(7, 8, mkdir, "/a", "", "OK"), at(9, 10, read, "/a/b", "", "1"), at(11, 12, ls, "/a", "", "[b]"), at(13, 14, rm, "/a", "", "OK"),
 			at(15, 16, rm, "/a/b", "", "ENOENT"), at(17, 18, ls, "", "", "[]"),
 		}, true},
-		"at once":         {[]porcupine.Operation{at(1, 9, write, "/a", "1", "OK"), at(2, 8, read, "/a", "", "1")}, true},
-		"not yet":         {[]porcupine.Operation{at(1, 9, write, "/a", "1", "OK"), at(2, 8, read, "/a", "", "ENOENT")}, true},
-		"stale":           {[]porcupine.Operation{at(1, 2, write, "/a", "1", "OK"), at(3, 4, read, "/a", "", "ENOENT")}, false},
-		"back in time":    {[]porcupine.Operation{at(1, 9, write, "/a", "1", "OK"), at(2, 3, read, "/a", "", "1"), at(4, 5, read, "/a", "", "ENOENT")}, false},
-		"out of nowhere":  {[]porcupine.Operation{at(1, 2, read, "/a", "", "1")}, false},
-		"order of names":  {[]porcupine.Operation{at(1, 2, mkdir, "/b", "", "OK"), at(3, 4, mkdir, "/a", "", "OK"), at(5, 6, ls, "", "", "[a b]")}, false},
+		"at once": {[]porcupine.Operation{at(1, 9, write, "/a", "1", "OK"), at(2, 8, read, "/a", "", "1")}, true},
+		"not yet": {[]porcupine.Operation{at(1, 9, write, "/a", "1", "OK"), at(2, 8, read, "/a", "", "ENOENT")}, true},
+		"stale":   {[]porcupine.Operation{at(1, 2, write, "/a", "1", "OK"), at(3, 4, read, "/a", "", "ENOENT")}, false},
+		"back in time": {[]porcupine.Operation{
+			at(1, 9, write, "/a", "1", "OK"), at(2, 3, read, "/a", "", "1"), at(4, 5, read, "/a", "", "ENOENT"),
+		}, false},
+		"out of nowhere": {[]porcupine.Operation{at(1, 2, read, "/a", "", "1")}, false},
+		"order of names": {[]porcupine.Operation{
+			at(1, 2, mkdir, "/b", "", "OK"), at(3, 4, mkdir, "/a", "", "OK"), at(5, 6, ls, "", "", "[a b]"),
+		}, false},
 		"half of a write": {[]porcupine.Operation{at(1, 2, write, "/a/b", "1", "OK"), at(3, 4, ls, "", "", "[]")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,7 +33,8 @@ func TestXS10_NodeQuota(t *testing.T) {
 	require.Equal(t, xenstore.ENOENT, r.do(one, xenstore.MsgRead, 0, "p").err, "XS-10: a create that fails leaves nothing")
 }
 
-// TestXS10_NodeQuotaInTransaction: creating in a transaction is counted at its commit, as by the C server, which lets one less through then.
+// TestXS10_NodeQuotaInTransaction: creating in a transaction is counted at its commit, as by the C server, which lets one less
+// through then.
 func TestXS10_NodeQuotaInTransaction(t *testing.T) {
 	r, _, one, _ := guestRig(t, Quota{Nodes: 5})
 	tx := r.begin(one)
