@@ -66,18 +66,25 @@ func (r *ringEnd) Close() error { return errors.Join(r.far.Close(), r.RingConn.C
 
 func ringPair(tb testing.TB) (near, far io.ReadWriteCloser) { return newRingEnd(tb, 0xfffffff0) }
 
-// newRingEnd returns both ends of a page whose indices begin at start.
 func newRingEnd(tb testing.TB, start uint32) (*ringEnd, *xenstore.RingConn) {
+	near, far, err := makeRing(start)
+	require.NoError(tb, err)
+	return near, far
+}
+
+// makeRing returns both ends of a page whose indices begin at start.
+func makeRing(start uint32) (*ringEnd, *xenstore.RingConn, error) {
 	page := shm.New(1)
 	for off := xenstore.OffReqCons; off <= xenstore.OffRspProd; off += 4 {
 		page.Store32(off, start)
 	}
 	a, b := xenstoretest.NewChannels()
 	far, err := xenstore.NewRingConn(page, b, xenstore.RoleServer, nil)
-	require.NoError(tb, err)
+	if err != nil {
+		return nil, nil, err
+	}
 	near, err := xenstore.NewRingConn(page, a, xenstore.RoleClient, nil)
-	require.NoError(tb, err)
-	return &ringEnd{near, page, a, far}, far
+	return &ringEnd{near, page, a, far}, far, err
 }
 
 // descriptors returns how many this process has open, 0 where the system does not say.
