@@ -79,7 +79,6 @@ func TestCycles(t *testing.T) {
 // left is what there is when no client is connected but the stage's own.
 type left struct {
 	stats                   xenstored.Stats // only what is held
-	known                   int
 	goroutines, descriptors int
 	heap                    uint64
 }
