@@ -79,7 +79,7 @@ var userRooms = []string{"sim/...", "cmd/...", "examples/...", "internal/testbed
 // testLibraries are what tests, and packages that hold tests for others to run, may import beside what their room may.
 var testLibraries = []string{
 	"github.com/stretchr/testify/require", "github.com/google/go-cmp/cmp", "github.com/google/go-cmp/cmp/cmpopts", "pgregory.net/rapid",
-	"golang.org/x/net/nettest",
+	"golang.org/x/net/nettest", "github.com/anishathalye/porcupine",
 }
 
 func TestImportGraph(t *testing.T) {
