@@ -1,0 +1,37 @@
+package guest
+
+import (
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+type addr string
+
+func (a addr) Network() string { return "guest" }
+func (a addr) String() string  { return string(a) }
+
+// readerConn is a connection of which some bytes have been read into a buffer already.
+type readerConn struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c *readerConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// pipeConn is a connection over two halves that have no deadlines of their own.
+type pipeConn struct {
+	io.Reader
+	io.WriteCloser
+	close func() error
+}
+
+var _ net.Conn = (*pipeConn)(nil)
+
+func (c *pipeConn) Close() error                     { return c.close() }
+func (c *pipeConn) LocalAddr() net.Addr              { return addr("pipe") }
+func (c *pipeConn) RemoteAddr() net.Addr             { return addr("pipe") }
+func (c *pipeConn) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
+func (c *pipeConn) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
+func (c *pipeConn) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }

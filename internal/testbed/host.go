@@ -1,0 +1,327 @@
+package testbed
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hvkit/hvkit/internal/testbed/guest"
+)
+
+// bootPatience bounds a boot. It is many times what one takes.
+const bootPatience = 3 * time.Minute
+
+// Config is what a host may be told.
+type Config struct {
+	// Cache has the packages; nil is OpenCache's.
+	Cache *Cache
+	// Log takes a line for each slow thing that is done; nil is nobody.
+	Log io.Writer
+	// Console takes what the machine's serial console says, as it says it; nil is nobody. Host.Console has its end in any case.
+	Console io.Writer
+}
+
+// Host is a machine that runs. It is safe for concurrent use.
+type Host struct {
+	recipe  *Recipe
+	config  Config
+	dir     string
+	qemu    *process
+	console *tail
+	serial  net.Conn
+	dom0    *Domain
+	stop    context.CancelFunc
+
+	closeOnce sync.Once
+}
+
+// Domain is a virtual machine of a host, or the one that controls them.
+type Domain struct {
+	*guest.Client
+	host *Host
+	name string
+	kind string
+	id   int
+}
+
+// Name is the domain's name: "dom0" of the control domain.
+func (d *Domain) Name() string { return d.name }
+
+// ID is the domain's number.
+func (d *Domain) ID() int { return d.id }
+
+// Boot boots a host. It ends with Close, with ctx, and with this process.
+func Boot(ctx context.Context, r *Recipe, cfg *Config) (_ *Host, err error) {
+	h := &Host{recipe: r, console: newTail(64 << 10)}
+	if cfg != nil {
+		h.config = *cfg
+	}
+	if h.config.Log == nil {
+		h.config.Log = io.Discard
+	}
+	if h.config.Console == nil {
+		h.config.Console = io.Discard
+	}
+	if h.config.Cache == nil {
+		if h.config.Cache, err = OpenCache(); err != nil {
+			return nil, err
+		}
+	}
+	ctx, h.stop = context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			h.Close()
+		}
+	}()
+	if h.dir, err = os.MkdirTemp("", "hvkit-testbed-*"); err != nil {
+		return nil, err
+	}
+	args, err := h.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.boot(ctx, args); err != nil {
+		return nil, fmt.Errorf("%w%s", err, h.Evidence())
+	}
+	return h, nil
+}
+
+// prepare makes the files that QEMU starts from and returns the arguments that name them.
+func (h *Host) prepare(ctx context.Context) ([]string, error) {
+	r, c := h.recipe, h.config.Cache
+	tree, err := c.tree(ctx, r.packages(), h.config.Log)
+	if err != nil {
+		return nil, err
+	}
+	kernel, err := one(tree, r.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	initBin := filepath.Join(h.dir, "init")
+	if err := buildInit(ctx, r.Arch, initBin); err != nil {
+		return nil, err
+	}
+	im, err := r.controlImage(tree, initBin)
+	if err != nil {
+		return nil, err
+	}
+	initrd := filepath.Join(h.dir, "initrd")
+	f, err := os.Create(initrd)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(im.write(f), f.Close()); err != nil {
+		return nil, err
+	}
+	hypervisor, err := one(tree, r.Hypervisor)
+	if err != nil {
+		return nil, err
+	}
+	elf := filepath.Join(h.dir, "xen")
+	if err := gunzip(elf, filepath.Join(tree, hypervisor)); err != nil {
+		return nil, err
+	}
+	return []string{
+		"-kernel", elf, "-append", r.HypervisorLine,
+		"-initrd", filepath.Join(tree, kernel) + " " + r.KernelLine + "," + initrd,
+	}, nil
+}
+
+// controlImage is the control domain's.
+func (r *Recipe) controlImage(tree, initBin string) (*image, error) {
+	im, err := newImage(tree)
+	if err != nil {
+		return nil, err
+	}
+	for _, pattern := range r.Programs {
+		names, err := match(tree, pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			if err := im.program(n); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, pattern := range r.Files {
+		names, err := match(tree, pattern)
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			if err := im.file(n); err != nil {
+				return nil, err
+			}
+		}
+	}
+	cfg := &guest.Config{Hostname: "dom0", Env: []string{"HOME=/root", "TERM=linux", "TMPDIR=/tmp"}, Channel: "virtio:agent"}
+	searched := "/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, s := range r.Control {
+		p, err := one(tree, s.Path)
+		if err != nil {
+			return nil, err
+		}
+		s.Path = "/" + p
+		if !strings.Contains(searched, path.Dir(s.Path)) {
+			searched = path.Dir(s.Path) + ":" + searched
+		}
+		cfg.Control = append(cfg.Control, s)
+	}
+	cfg.Env = append(cfg.Env, "PATH="+searched)
+	var libs []string
+	for _, l := range im.libs {
+		libs = append(libs, "/"+l)
+	}
+	im.text("etc/ld.so.conf", strings.Join(libs, "\n")+"\n")
+	if cfg.Modules, err = im.modules(r.Modules); err != nil {
+		return nil, err
+	}
+	if err := im.config(cfg); err != nil {
+		return nil, err
+	}
+	return im, im.host("init", initBin, 0o755)
+}
+
+// buildInit builds the guests' process 1.
+func buildInit(ctx context.Context, arch, out string) error {
+	return goBuild(ctx, arch, "build", "-trimpath", "-ldflags=-s -w", "-o", out, "github.com/hvkit/hvkit/internal/testbed/guestinit")
+}
+
+// goBuild runs the go command for a guest: Linux, of that architecture, without C.
+func goBuild(ctx context.Context, arch string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = guestEnv(arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("testbed: go %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+func guestEnv(arch string) []string {
+	return append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
+}
+
+func gunzip(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, z)
+	return errors.Join(err, out.Close())
+}
+
+// boot starts QEMU and waits for the control domain's agent.
+func (h *Host) boot(ctx context.Context, args []string) error {
+	e, err := h.config.Cache.findEmulator(ctx, h.recipe.QEMU, h.config.Log)
+	if err != nil {
+		return err
+	}
+	var theirs []*os.File
+	defer func() {
+		for _, f := range theirs {
+			_ = f.Close()
+		}
+	}()
+	var ours []net.Conn
+	for range 2 {
+		a, b, err := socketPair()
+		if err != nil {
+			return err
+		}
+		ours, theirs = append(ours, a), append(theirs, b)
+	}
+	serial, agent := ours[0], ours[1]
+	all := append([]string{
+		"-nodefaults", "-display", "none", "-no-reboot", "-nic", "none", "-m", fmt.Sprint(h.recipe.Memory),
+		"-chardev", "socket,id=serial,fd=3", "-serial", "chardev:serial",
+		"-chardev", "socket,id=agent,fd=4",
+	}, h.recipe.Machine...)
+	all = append(append(all, h.recipe.Port...), args...)
+	if h.qemu, err = e.start(ctx, all, theirs); err != nil {
+		return err
+	}
+	h.serial = serial
+	go func() { _, _ = io.Copy(io.MultiWriter(h.console, h.config.Console), serial) }()
+
+	wait, cancel := context.WithTimeoutCause(ctx, bootPatience, fmt.Errorf("not ready after %v", bootPatience))
+	defer cancel()
+	go func() {
+		select {
+		case <-h.qemu.done:
+			cancel()
+		case <-wait.Done():
+		}
+	}()
+	client, err := guest.Dial(wait, agent, nil)
+	if err != nil {
+		select {
+		case <-h.qemu.done:
+			err = fmt.Errorf("testbed: QEMU has ended: %w", h.qemu.err)
+		default:
+		}
+		return err
+	}
+	h.dom0 = &Domain{Client: client, host: h, name: "dom0", kind: "dom0"}
+	return nil
+}
+
+// Dom0 is the control domain.
+func (h *Host) Dom0() *Domain { return h.dom0 }
+
+// Console returns the end of what the machine's serial console said.
+func (h *Host) Console() string { return h.console.String() }
+
+// Evidence is what a failure's report should have: the end of the console, and what QEMU said.
+func (h *Host) Evidence() string {
+	var b strings.Builder
+	if h.qemu != nil {
+		if s := strings.TrimSpace(h.qemu.stderr.String()); s != "" {
+			fmt.Fprintf(&b, "\n--- QEMU:\n%s", s)
+		}
+	}
+	lines := strings.Split(strings.ReplaceAll(h.Console(), "\r", ""), "\n")
+	fmt.Fprintf(&b, "\n--- the end of the console:\n%s\n---", strings.Join(lines[max(0, len(lines)-60):], "\n"))
+	return b.String()
+}
+
+// Close ends the machine and removes what it left. It may be called again.
+func (h *Host) Close() {
+	h.closeOnce.Do(func() {
+		h.stop()
+		if h.dom0 != nil {
+			_ = h.dom0.Close()
+		}
+		if h.qemu != nil {
+			h.qemu.kill()
+		}
+		if h.serial != nil {
+			_ = h.serial.Close()
+		}
+		if h.dir != "" {
+			_ = os.RemoveAll(h.dir)
+		}
+	})
+}
+
+// Arch is the domain's architecture.
+func (d *Domain) Arch() string { return d.host.recipe.Arch }
