@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hvkit/hvkit/internal/testbed/guest"
@@ -42,23 +43,9 @@ type Host struct {
 	dom0    *Domain
 	stop    context.CancelFunc
 
+	created   atomic.Int64 // domains, for their names
 	closeOnce sync.Once
 }
-
-// Domain is a virtual machine of a host, or the one that controls them.
-type Domain struct {
-	*guest.Client
-	host *Host
-	name string
-	kind string
-	id   int
-}
-
-// Name is the domain's name: "dom0" of the control domain.
-func (d *Domain) Name() string { return d.name }
-
-// ID is the domain's number.
-func (d *Domain) ID() int { return d.id }
 
 // Boot boots a host. It ends with Close, with ctx, and with this process.
 func Boot(ctx context.Context, r *Recipe, cfg *Config) (_ *Host, err error) {
@@ -115,6 +102,11 @@ func (h *Host) prepare(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(r.Domains) > 0 {
+		if err := r.addDomainImage(im, kernel, initBin); err != nil {
+			return nil, err
+		}
+	}
 	initrd := filepath.Join(h.dir, "initrd")
 	f, err := os.Create(initrd)
 	if err != nil {
@@ -165,8 +157,8 @@ func (r *Recipe) controlImage(tree, initBin string) (*image, error) {
 			}
 		}
 	}
-	cfg := &guest.Config{Hostname: "dom0", Env: []string{"HOME=/root", "TERM=linux", "TMPDIR=/tmp"}, Channel: "virtio:agent"}
-	searched := "/usr/sbin:/usr/bin:/sbin:/bin"
+	cfg := &guest.Config{Hostname: "dom0", Channel: "virtio:agent"}
+	searched := searchPath
 	for _, s := range r.Control {
 		p, err := one(tree, s.Path)
 		if err != nil {
@@ -178,7 +170,7 @@ func (r *Recipe) controlImage(tree, initBin string) (*image, error) {
 		}
 		cfg.Control = append(cfg.Control, s)
 	}
-	cfg.Env = append(cfg.Env, "PATH="+searched)
+	cfg.Env = guestEnvironment(searched)
 	var libs []string
 	for _, l := range im.libs {
 		libs = append(libs, "/"+l)
@@ -191,6 +183,34 @@ func (r *Recipe) controlImage(tree, initBin string) (*image, error) {
 		return nil, err
 	}
 	return im, im.host("init", initBin, 0o755)
+}
+
+// addDomainImage adds what domains boot from to the control domain's image.
+func (r *Recipe) addDomainImage(control *image, kernel, initBin string) error {
+	im, err := newImage(control.tree)
+	if err != nil {
+		return err
+	}
+	cfg := &guest.Config{Hostname: "domu", Env: guestEnvironment(searchPath), Channel: "/dev/hvc0"}
+	if cfg.Modules, err = im.modules(r.DomainModules); err != nil {
+		return err
+	}
+	err = errors.Join(im.config(cfg), im.program("bin/busybox"), im.host("init", initBin, 0o755))
+	if err != nil {
+		return err
+	}
+	b, err := im.bytes()
+	if err != nil {
+		return err
+	}
+	control.text(DomainImage[1:], string(b))
+	return control.host(DomainKernel[1:], filepath.Join(control.tree, kernel), 0o644)
+}
+
+const searchPath = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+func guestEnvironment(searched string) []string {
+	return []string{"HOME=/root", "TERM=linux", "TMPDIR=/tmp", "PATH=" + searched}
 }
 
 // buildInit builds the guests' process 1.
@@ -322,6 +342,3 @@ func (h *Host) Close() {
 		}
 	})
 }
-
-// Arch is the domain's architecture.
-func (d *Domain) Arch() string { return d.host.recipe.Arch }

@@ -50,6 +50,7 @@ var xenPrograms = []string{
 	"usr/lib/xen-*/bin/libxl-save-helper", "usr/lib/xen-*/bin/vchan-socket-proxy", "usr/lib/xen-*/bin/oxenstored",
 	"usr/lib/xen-*/bin/lsevtchn", "usr/lib/xen-*/bin/test-xenstore", "usr/lib/xen-*/bin/xenstore-control", "usr/lib/xen-*/bin/xen-diag",
 	"usr/bin/xenstore", "usr/bin/xenstore-*", "bin/busybox",
+	"lib/*/libgcc_s.so.1", // the C library loads it when a thread is cancelled, which xl does
 }
 
 var xenModules = []string{"xen-evtchn", "xen-gntalloc", "xen-gntdev", "xen-privcmd", "xenfs"}

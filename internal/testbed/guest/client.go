@@ -3,7 +3,6 @@ package guest
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -69,13 +68,16 @@ func (e *ExitError) Error() string {
 type Client struct {
 	conn net.Conn
 	http *http.Client
-	gzip bool
+	via  *Via
 }
 
 // ClientConfig says what a Client's connection is like. The zero value is for a fast one.
 type ClientConfig struct {
-	// Slow has files compressed on their way, and keeps little data on the way.
-	Slow bool
+	// Console is for a connection to a console of Linux's hvc driver. It takes the byte 0x0f (^O) for the beginning of a magic system
+	// request, unless it comes twice.
+	Console bool
+	// Via brings files to the guest; nil has them go over the connection.
+	Via *Via
 	// Log takes what came before the agent's first word. May be nil.
 	Log io.Writer
 }
@@ -100,8 +102,12 @@ func Dial(ctx context.Context, conn net.Conn, cfg *ClientConfig) (*Client, error
 		}
 		return nil, fmt.Errorf("testbed: waiting for the agent of the guest: %w", err)
 	}
-	c := &Client{conn: conn, gzip: cfg.Slow}
-	c.http = &http.Client{Transport: transport(&readerConn{conn, r}, cfg.Slow)}
+	c := &Client{conn: conn, via: cfg.Via}
+	conn = &readerConn{conn, r}
+	if cfg.Console {
+		conn = &hvcConn{conn}
+	}
+	c.http = &http.Client{Transport: transport(conn, cfg.Console)}
 	return c, nil
 }
 
@@ -213,35 +219,18 @@ func (c *Client) Output(ctx context.Context, path string, args ...string) (strin
 	return strings.TrimSpace(out.String()), err
 }
 
-// Put writes a file, and the directories above it.
+// Put writes a file, and makes the directories above it.
 func (c *Client) Put(ctx context.Context, path string, mode fs.FileMode, r io.Reader) error {
-	q := url.Values{"path": {path}, "mode": {strconv.FormatUint(uint64(mode.Perm()), 8)}}
-	header := http.Header{}
-	if c.gzip {
-		header.Set("Content-Encoding", "gzip")
-		r = compress(r)
+	var err error
+	if c.via != nil {
+		err = c.putWindow(ctx, path, mode, r)
+	} else {
+		err = c.request(ctx, http.MethodPut, "/file", url.Values{"path": {path}, "mode": {strconv.FormatUint(uint64(mode.Perm()), 8)}}, r)
 	}
-	resp, err := c.do(ctx, http.MethodPut, "/file", q, header, r)
 	if err != nil {
 		return fmt.Errorf("put %s: %w", path, err)
 	}
-	return resp.Body.Close()
-}
-
-// compress returns the gzip form of r.
-func compress(r io.Reader) io.Reader {
-	pr, pw := io.Pipe()
-	go func() {
-		z, err := gzip.NewWriterLevel(pw, gzip.BestSpeed)
-		if err == nil {
-			_, err = io.Copy(z, r)
-		}
-		if err == nil {
-			err = z.Close()
-		}
-		pw.CloseWithError(err)
-	}()
-	return pr
+	return nil
 }
 
 // Get returns a file's content. The caller closes it.
@@ -276,18 +265,12 @@ func (c *Client) Pipe(ctx context.Context, path string) (net.Conn, error) {
 
 // SetClock sets the guest's time.
 func (c *Client) SetClock(ctx context.Context, now time.Time) error {
-	return c.post(ctx, "/clock", url.Values{"time": {now.Format(time.RFC3339Nano)}})
+	return c.request(ctx, http.MethodPost, "/clock", url.Values{"time": {now.Format(time.RFC3339Nano)}}, nil)
 }
 
 // Off switches the machine off. The connection may end before the agent answers.
-func (c *Client) Off(ctx context.Context) error { return c.post(ctx, "/off", nil) }
-
-func (c *Client) post(ctx context.Context, path string, q url.Values) error {
-	resp, err := c.do(ctx, http.MethodPost, path, q, nil, nil)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return resp.Body.Close()
+func (c *Client) Off(ctx context.Context) error {
+	return c.request(ctx, http.MethodPost, "/off", nil, nil)
 }
 
 // do makes a request. A reply other than 200 is an error, with the agent's words.

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"os"
@@ -19,6 +20,17 @@ type readerConn struct {
 }
 
 func (c *readerConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// hvcConn writes to a console of Linux's hvc driver.
+type hvcConn struct{ net.Conn }
+
+// Write writes p with each ^O doubled (hvc_poll in drivers/tty/hvc/hvc_console.c).
+func (c *hvcConn) Write(p []byte) (int, error) {
+	if _, err := c.Conn.Write(bytes.ReplaceAll(p, []byte{0x0f}, []byte{0x0f, 0x0f})); err != nil {
+		return 0, err // how much of p arrived is not known, and the connection is of no more use
+	}
+	return len(p), nil
+}
 
 // pipeConn is a connection over two halves that have no deadlines of their own.
 type pipeConn struct {

@@ -2,7 +2,6 @@ package guest
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -16,6 +15,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,9 @@ type Server struct {
 	Env []string
 	// Off switches the machine off.
 	Off func() error
+
+	windows    sync.Map // of int64 to *window
+	lastWindow atomic.Int64
 }
 
 // Serve serves one connection until it ends or ctx does.
@@ -43,6 +47,10 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	mux.HandleFunc("PUT /file", handle(put))
 	mux.HandleFunc("GET /file", handle(get))
 	mux.HandleFunc("POST /pipe", handle(pipe))
+	mux.HandleFunc("POST /window", handle(s.open))
+	mux.HandleFunc("POST /window/take", handle(s.take))
+	mux.HandleFunc("DELETE /window", handle(s.closeWindow))
+	mux.HandleFunc("PUT /window", handle(fillWindow))
 	mux.HandleFunc("POST /clock", handle(clock))
 	mux.HandleFunc("POST /off", handle(func(http.ResponseWriter, *http.Request) error { return s.Off() }))
 	srv := &http.Server{
@@ -217,31 +225,47 @@ func put(_ http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("mode: %w", err)
 	}
-	body := io.Reader(r.Body)
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		z, err := gzip.NewReader(body)
-		if err != nil {
-			return err
-		}
-		body = z
-	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	// A new file, also where the old one is a program that runs.
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".put-*")
+	f, err := os.OpenFile(path+partSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(tmp, body)
-	err = errors.Join(err, tmp.Chmod(fs.FileMode(mode)), tmp.Close())
+	_, err = io.Copy(f, r.Body)
+	return finish(f, err, path, fs.FileMode(mode))
+}
+
+// partSuffix is that of a file's name until it is whole. So a new file takes the place of an old one also where that is a program that
+// runs.
+const partSuffix = ".part"
+
+// finish ends the writing of a part, which becomes the file.
+func finish(f *os.File, err error, path string, mode fs.FileMode) error {
+	err = errors.Join(err, f.Chmod(mode), f.Close())
 	if err == nil {
-		err = os.Rename(tmp.Name(), path)
+		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(tmp.Name())
+		_ = os.Remove(f.Name())
 	}
 	return err
+}
+
+// appendFile adds to a part, which becomes the file when there is no more.
+func appendFile(path string, p []byte, mode fs.FileMode, more bool) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path+partSuffix, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(p)
+	if err == nil && more {
+		return f.Close()
+	}
+	return finish(f, err, path, mode)
 }
 
 func get(w http.ResponseWriter, r *http.Request) error {
