@@ -33,7 +33,7 @@ type Server struct {
 }
 
 // patience bounds every wait of the suite.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // TestServer runs the conformance suite. It uses nodes under /xenstoretest, or under data/xenstoretest in the home of Self, and the
 // guest's home, and leaves nothing.
