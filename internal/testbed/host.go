@@ -90,7 +90,7 @@ func (h *Host) prepare(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	kernel, err := one(tree, r.Kernel)
+	kernel, err := h.unpack("kernel", tree, r.Kernel)
 	if err != nil {
 		return nil, err
 	}
@@ -115,18 +115,34 @@ func (h *Host) prepare(ctx context.Context) ([]string, error) {
 	if err := errors.Join(im.write(f), f.Close()); err != nil {
 		return nil, err
 	}
-	hypervisor, err := one(tree, r.Hypervisor)
+	words := []string{"{kernel}", kernel, "{kernel-line}", r.KernelLine, "{initrd}", initrd, "{hypervisor-line}", r.HypervisorLine}
+	if r.Hypervisor != "" {
+		hypervisor, err := h.unpack("hypervisor", tree, r.Hypervisor)
+		if err != nil {
+			return nil, err
+		}
+		words = append(words, "{hypervisor}", hypervisor)
+	}
+	fill := strings.NewReplacer(words...)
+	var args []string
+	for _, a := range r.Boot {
+		args = append(args, fill.Replace(a))
+	}
+	return args, nil
+}
+
+// unpack returns a file of the tree, or if that is compressed, another file that is not.
+func (h *Host) unpack(name, tree, pattern string) (string, error) {
+	p, err := one(tree, pattern)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	elf := filepath.Join(h.dir, "xen")
-	if err := gunzip(elf, filepath.Join(tree, hypervisor)); err != nil {
-		return nil, err
+	from, to := filepath.Join(tree, p), filepath.Join(h.dir, name)
+	err = gunzip(to, from)
+	if errors.Is(err, gzip.ErrHeader) {
+		return from, nil
 	}
-	return []string{
-		"-kernel", elf, "-append", r.HypervisorLine,
-		"-initrd", filepath.Join(tree, kernel) + " " + r.KernelLine + "," + initrd,
-	}, nil
+	return to, err
 }
 
 // controlImage is the control domain's.
@@ -139,6 +155,17 @@ func (r *Recipe) controlImage(tree, initBin string) (*image, error) {
 		names, err := match(tree, pattern)
 		if err != nil {
 			return nil, err
+		}
+		for _, n := range names {
+			if err := im.program(n); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, pattern := range r.Tools {
+		names, err := match(tree, pattern)
+		if err != nil {
+			continue
 		}
 		for _, n := range names {
 			if err := im.program(n); err != nil {
@@ -204,7 +231,7 @@ func (r *Recipe) addDomainImage(control *image, kernel, initBin string) error {
 		return err
 	}
 	control.text(DomainImage[1:], string(b))
-	return control.host(DomainKernel[1:], filepath.Join(control.tree, kernel), 0o644)
+	return control.host(DomainKernel[1:], kernel, 0o644)
 }
 
 const searchPath = "/usr/sbin:/usr/bin:/sbin:/bin"

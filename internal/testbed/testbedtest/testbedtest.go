@@ -2,7 +2,6 @@
 package testbedtest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -83,10 +82,10 @@ func Run(t *testing.T, d *testbed.Domain, pkg string, flags ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
 	start := time.Now()
-	err = d.RunBinary(ctx, bin, &guest.Cmd{Args: flags, Stdout: &out, Stderr: &out})
-	t.Logf("%s in %s, %v:\n%s", pkg, d.Name(), time.Since(start).Round(time.Millisecond), out.Bytes())
+	flags = append([]string{"-test.timeout=2m"}, flags...)
+	err = d.RunBinary(ctx, bin, &guest.Cmd{Args: flags, Stdout: t.Output(), Stderr: t.Output()})
+	t.Logf("%s in %s: %v", pkg, d.Name(), time.Since(start).Round(time.Millisecond))
 	if err != nil {
 		t.Error(err)
 	}
