@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -37,6 +38,15 @@ func OpenCache() (*Cache, error) {
 
 // Dir is where it is.
 func (c *Cache) Dir() string { return c.dir }
+
+// Fetch makes sure that all that a recipe needs is in the cache, or on this machine.
+func (c *Cache) Fetch(ctx context.Context, r *Recipe, log io.Writer) error {
+	if _, err := c.tree(ctx, r.packages(), log); err != nil {
+		return err
+	}
+	_, err := c.findEmulator(ctx, r.QEMU, log)
+	return err
+}
 
 // Clean removes everything.
 func (c *Cache) Clean() error { return os.RemoveAll(c.dir) }

@@ -129,8 +129,12 @@ func (h *Host) start(ctx context.Context, d *Domain, c *DomainConfig, kind []str
 		return err
 	}
 	via := &guest.Via{Client: h.dom0.Client, Self: h.dom0.id, Dom: d.id}
-	d.Client, err = guest.Dial(ctx, pipe, &guest.ClientConfig{Console: true, Log: d.console, Via: via})
-	return err
+	ready, err := guest.Await(ctx, pipe, d.console)
+	if err != nil {
+		return err
+	}
+	d.Client = guest.NewClient(ready, &guest.ClientConfig{Console: true, Via: via})
+	return d.Wake(ctx) // Xen's clock stands still while its host is a snapshot
 }
 
 // consoleOf waits for the pseudo-terminal that xenconsoled makes for a domain's console.

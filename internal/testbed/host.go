@@ -11,12 +11,15 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hvkit/hvkit/internal/testbed/guest"
+	"github.com/hvkit/hvkit/internal/testbed/monitor"
 )
 
 // bootPatience bounds a boot. It is many times what one takes.
@@ -30,18 +33,23 @@ type Config struct {
 	Log io.Writer
 	// Console takes what the machine's serial console says, as it says it; nil is nobody. Host.Console has its end in any case.
 	Console io.Writer
+	// Fresh has the host boot even if there is a snapshot of it, and make none.
+	Fresh bool
 }
 
 // Host is a machine that runs. It is safe for concurrent use.
 type Host struct {
-	recipe  *Recipe
-	config  Config
-	dir     string
-	qemu    *process
-	console *tail
-	serial  net.Conn
-	dom0    *Domain
-	stop    context.CancelFunc
+	recipe       *Recipe
+	config       Config
+	dir          string
+	files        []string // that the machine boots from
+	snapshotFile string
+	qemu         *process
+	monitor      *monitor.Monitor
+	console      *tail
+	serial       net.Conn
+	dom0         *Domain
+	stop         context.CancelFunc
 
 	created   atomic.Int64 // domains, for their names
 	closeOnce sync.Once
@@ -122,7 +130,9 @@ func (h *Host) prepare(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		words = append(words, "{hypervisor}", hypervisor)
+		h.files = append(h.files, hypervisor)
 	}
+	h.files = append(h.files, kernel, initrd)
 	fill := strings.NewReplacer(words...)
 	var args []string
 	for _, a := range r.Boot {
@@ -277,41 +287,65 @@ func gunzip(to, from string) error {
 	return errors.Join(err, out.Close())
 }
 
-// boot starts QEMU and waits for the control domain's agent.
+// boot starts QEMU, restores a snapshot or waits until the guest has booted, and makes a snapshot of that.
 func (h *Host) boot(ctx context.Context, args []string) error {
 	e, err := h.config.Cache.findEmulator(ctx, h.recipe.QEMU, h.config.Log)
 	if err != nil {
 		return err
 	}
-	var theirs []*os.File
-	defer func() {
-		for _, f := range theirs {
-			_ = f.Close()
-		}
-	}()
-	var ours []net.Conn
-	for range 2 {
-		a, b, err := socketPair()
-		if err != nil {
-			return err
-		}
-		ours, theirs = append(ours, a), append(theirs, b)
-	}
-	serial, agent := ours[0], ours[1]
 	all := append([]string{
-		"-nodefaults", "-display", "none", "-no-reboot", "-nic", "none", "-m", fmt.Sprint(h.recipe.Memory),
+		"-nodefaults", "-display", "none", "-no-reboot", "-nic", "none", "-m", strconv.Itoa(h.recipe.Memory),
 		"-chardev", "socket,id=serial,fd=3", "-serial", "chardev:serial",
 		"-chardev", "socket,id=agent,fd=4",
+		"-chardev", "socket,id=monitor,fd=5", "-mon", "chardev=monitor,mode=control",
 	}, h.recipe.Machine...)
 	all = append(append(all, h.recipe.Port...), args...)
-	if h.qemu, err = e.start(ctx, all, theirs); err != nil {
+	if h.config.Fresh {
+		return h.launch(ctx, e, all, "")
+	}
+	if h.snapshotFile, err = h.snapshot(e, slices.Clone(all), h.files); err != nil {
 		return err
 	}
-	h.serial = serial
-	go func() { _, _ = io.Copy(io.MultiWriter(h.console, h.config.Console), serial) }()
+	if _, err := os.Stat(h.snapshotFile); err == nil {
+		err := h.launch(ctx, e, all, h.snapshotFile)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		fmt.Fprintf(h.config.Log, "testbed: the snapshot is of no use, so the host boots: %v\n", err)
+		_ = os.Remove(h.snapshotFile)
+		h.halt()
+	}
+	return h.launch(ctx, e, all, "")
+}
 
+// launch starts QEMU, with a snapshot or without, and connects to what runs there.
+func (h *Host) launch(ctx context.Context, e *emulator, args []string, snapshot string) error {
 	wait, cancel := context.WithTimeoutCause(ctx, bootPatience, fmt.Errorf("not ready after %v", bootPatience))
 	defer cancel()
+	ours, theirs, err := socketPairs(3)
+	if err != nil {
+		return err
+	}
+	defer closeAll(theirs)
+	if snapshot != "" {
+		f, err := os.Open(snapshot)
+		if err != nil {
+			return errors.Join(err, ours[0].Close(), ours[1].Close(), ours[2].Close())
+		}
+		theirs = append(theirs, f)
+		args = append(slices.Clone(args), "-incoming", "fd:6")
+	}
+	h.serial = ours[0]
+	agent := ours[1]
+	defer func() {
+		if h.dom0 == nil {
+			_ = agent.Close()
+		}
+	}()
+	if h.qemu, err = e.start(ctx, args, theirs); err != nil {
+		return errors.Join(err, ours[2].Close())
+	}
+	go func() { _, _ = io.Copy(io.MultiWriter(h.console, h.config.Console), ours[0]) }()
 	go func() {
 		select {
 		case <-h.qemu.done:
@@ -319,17 +353,56 @@ func (h *Host) boot(ctx context.Context, args []string) error {
 		case <-wait.Done():
 		}
 	}()
-	client, err := guest.Dial(wait, agent, nil)
-	if err != nil {
-		select {
-		case <-h.qemu.done:
-			err = fmt.Errorf("testbed: QEMU has ended: %w", h.qemu.err)
-		default:
+	if h.monitor, err = monitor.New(wait, ours[2], nil); err != nil {
+		return h.ended(err)
+	}
+	if err := h.connect(wait, agent, snapshot != ""); err != nil {
+		return h.ended(err)
+	}
+	return nil
+}
+
+// restorePatience bounds how long a restored host takes to answer.
+const restorePatience = 20 * time.Second
+
+// connect waits for the control domain's agent, makes a snapshot where there is to be one, and connects to the agent. The snapshot has
+// the agent as it waits for its first request, so that one who restores it may send that.
+func (h *Host) connect(ctx context.Context, agent net.Conn, restored bool) error {
+	if restored {
+		var cancel func()
+		ctx, cancel = context.WithTimeoutCause(ctx, restorePatience, fmt.Errorf("no answer in %v", restorePatience))
+		defer cancel()
+		if err := h.resume(ctx); err != nil {
+			return err
 		}
-		return err
+	} else {
+		ready, err := guest.Await(ctx, agent, nil)
+		if err != nil {
+			return err
+		}
+		agent = ready
+		if h.snapshotFile != "" {
+			if err := h.save(ctx, h.snapshotFile); err != nil {
+				return err
+			}
+		}
+	}
+	client := guest.NewClient(agent, nil)
+	if err := client.Wake(ctx); err != nil {
+		return errors.Join(err, client.Close())
 	}
 	h.dom0 = &Domain{Client: client, host: h, name: "dom0", kind: "dom0"}
 	return nil
+}
+
+// ended says that QEMU has ended, if that is why something failed.
+func (h *Host) ended(err error) error {
+	select {
+	case <-h.qemu.done:
+		return fmt.Errorf("testbed: QEMU has ended: %w", h.qemu.err)
+	default:
+		return err
+	}
 }
 
 // Dom0 is the control domain.
@@ -351,19 +424,28 @@ func (h *Host) Evidence() string {
 	return b.String()
 }
 
+// halt ends the machine.
+func (h *Host) halt() {
+	if h.dom0 != nil {
+		_ = h.dom0.Close()
+	}
+	if h.monitor != nil {
+		_ = h.monitor.Disconnect()
+	}
+	if h.qemu != nil {
+		h.qemu.kill()
+	}
+	if h.serial != nil {
+		_ = h.serial.Close()
+	}
+	h.dom0, h.monitor, h.qemu, h.serial = nil, nil, nil, nil
+}
+
 // Close ends the machine and removes what it left. It may be called again.
 func (h *Host) Close() {
 	h.closeOnce.Do(func() {
 		h.stop()
-		if h.dom0 != nil {
-			_ = h.dom0.Close()
-		}
-		if h.qemu != nil {
-			h.qemu.kill()
-		}
-		if h.serial != nil {
-			_ = h.serial.Close()
-		}
+		h.halt()
 		if h.dir != "" {
 			_ = os.RemoveAll(h.dir)
 		}

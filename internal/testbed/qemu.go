@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,6 +95,28 @@ func (e *emulator) start(ctx context.Context, args []string, sockets []*os.File)
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill()
 	<-p.done
+}
+
+// socketPairs returns n connections, and the other ends of them for a child.
+func socketPairs(n int) (ours []net.Conn, theirs []*os.File, err error) {
+	for range n {
+		a, b, err := socketPair()
+		if err != nil {
+			closeAll(theirs)
+			for _, c := range ours {
+				_ = c.Close()
+			}
+			return nil, nil, err
+		}
+		ours, theirs = append(ours, a), append(theirs, b)
+	}
+	return ours, theirs, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 // tail keeps the end of what is written to it. It is safe for concurrent use.

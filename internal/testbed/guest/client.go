@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -78,17 +79,11 @@ type ClientConfig struct {
 	Console bool
 	// Via brings files to the guest; nil has them go over the connection.
 	Via *Via
-	// Log takes what came before the agent's first word. May be nil.
-	Log io.Writer
 }
 
-// Dial waits until the agent at the other end of conn is ready, and returns a client of it. The client owns conn, which Dial closes where
-// it fails. ctx bounds the waiting; conn need not have deadlines.
-func Dial(ctx context.Context, conn net.Conn, cfg *ClientConfig) (*Client, error) {
-	if cfg == nil {
-		cfg = new(ClientConfig)
-	}
-	log := cfg.Log
+// Await reads conn until the agent at its other end has said that it is ready, and returns the connection to go on with. log takes what
+// came before; nil is nobody. ctx bounds the waiting, and conn is closed when it ends; conn need not have deadlines.
+func Await(ctx context.Context, conn net.Conn, log io.Writer) (net.Conn, error) {
 	if log == nil {
 		log = io.Discard
 	}
@@ -102,13 +97,20 @@ func Dial(ctx context.Context, conn net.Conn, cfg *ClientConfig) (*Client, error
 		}
 		return nil, fmt.Errorf("testbed: waiting for the agent of the guest: %w", err)
 	}
+	return &readerConn{conn, r}, nil
+}
+
+// NewClient returns a client of the agent at the other end of conn, which the client owns. The agent is ready: see [Await].
+func NewClient(conn net.Conn, cfg *ClientConfig) *Client {
+	if cfg == nil {
+		cfg = new(ClientConfig)
+	}
 	c := &Client{conn: conn, via: cfg.Via}
-	conn = &readerConn{conn, r}
 	if cfg.Console {
 		conn = &hvcConn{conn}
 	}
 	c.http = &http.Client{Transport: transport(conn, cfg.Console)}
-	return c, nil
+	return c
 }
 
 // transport returns one that speaks HTTP/2 over conn, and over no other connection.
@@ -263,9 +265,12 @@ func (c *Client) Pipe(ctx context.Context, path string) (net.Conn, error) {
 	}}, nil
 }
 
-// SetClock sets the guest's time.
-func (c *Client) SetClock(ctx context.Context, now time.Time) error {
-	return c.request(ctx, http.MethodPost, "/clock", url.Values{"time": {now.Format(time.RFC3339Nano)}}, nil)
+// Wake tells a guest what it cannot know after it was restored from a snapshot: the time, and new random numbers.
+func (c *Client) Wake(ctx context.Context) error {
+	seed := make([]byte, 64)
+	_, _ = rand.Read(seed) // never fails
+	q := url.Values{"time": {time.Now().Format(time.RFC3339Nano)}}
+	return c.request(ctx, http.MethodPost, "/wake", q, bytes.NewReader(seed))
 }
 
 // Off switches the machine off. The connection may end before the agent answers.

@@ -7,11 +7,13 @@
 //	PUT  /file     write a file
 //	GET  /file     read a file
 //	POST /pipe     carry bytes between the request and a device, such as the pseudo-terminal of another domain's console
-//	POST /clock    set the time
+//	POST /wake     take the time, and new random numbers, after a snapshot
 //	POST /off      switch the machine off
+//	POST /window, PUT /window, POST /window/take, DELETE /window
+//	               bring a file to a domain through memory that it grants for a moment: a console carries sixteen bytes at a time
 //
 // Before the server speaks it writes a line ([Ready]). Whatever came before on the connection, such as a kernel's messages on a console,
-// is no part of the conversation: [Dial] reads past it.
+// is no part of the conversation: [Await] reads past it.
 //
 // [Config] is what an image tells its init, which is internal/testbed/guestinit.
 package guest

@@ -51,7 +51,7 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	mux.HandleFunc("POST /window/take", handle(s.take))
 	mux.HandleFunc("DELETE /window", handle(s.closeWindow))
 	mux.HandleFunc("PUT /window", handle(fillWindow))
-	mux.HandleFunc("POST /clock", handle(clock))
+	mux.HandleFunc("POST /wake", handle(wake))
 	mux.HandleFunc("POST /off", handle(func(http.ResponseWriter, *http.Request) error { return s.Off() }))
 	srv := &http.Server{
 		Handler:     mux,
@@ -314,11 +314,26 @@ func pipe(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-func clock(_ http.ResponseWriter, r *http.Request) error {
+// wake sets the time, and mixes what the request has into the kernel's random numbers: a machine that was restored from a snapshot would
+// have those of the last time again.
+func wake(_ http.ResponseWriter, r *http.Request) error {
 	t, err := time.Parse(time.RFC3339Nano, r.URL.Query().Get("time"))
 	if err != nil {
 		return err
 	}
 	tv := unix.NsecToTimeval(t.UnixNano())
-	return unix.Settimeofday(&tv)
+	if err := unix.Settimeofday(&tv); err != nil {
+		return fmt.Errorf("set the time: %w", err)
+	}
+	f, err := os.OpenFile("/dev/urandom", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, io.LimitReader(r.Body, maxSeed))
+	if err == nil {
+		err = unix.IoctlSetInt(int(f.Fd()), unix.RNDRESEEDCRNG, 0)
+	}
+	return errors.Join(err, f.Close())
 }
+
+const maxSeed = 4096
