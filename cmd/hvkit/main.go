@@ -23,6 +23,7 @@ type cli struct {
 	Xenstored xenstoredCmd `cmd:"" help:"Serve a Xenstore on a Unix socket."`
 	Bench     benchCmd     `cmd:"" help:"Measure vchan and Xenstore between two processes."`
 	Doctor    doctorCmd    `cmd:"" help:"Say what this machine offers, and how to mend what is missing."`
+	Testbed   testbedCmd   `cmd:"" help:"Run tests inside real Xen, under QEMU."`
 
 	Worker workerCmd `cmd:"" hidden:"" help:"Be a domain of the demo or the benchmark."`
 

@@ -54,6 +54,8 @@ func fuzzTargets(s *source) []string {
 var direct = map[string]bool{
 	"golang.org/x/sys": true, "golang.org/x/net": true, "github.com/alecthomas/kong": true, "github.com/stretchr/testify": true,
 	"github.com/google/go-cmp": true, "pgregory.net/rapid": true, "github.com/anishathalye/porcupine": true,
+	// The testbed's.
+	"github.com/u-root/u-root": true, "github.com/digitalocean/go-qemu": true,
 }
 
 func TestDependencies(t *testing.T) {

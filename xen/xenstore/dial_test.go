@@ -44,10 +44,13 @@ func TestDialDevice(t *testing.T) {
 	if _, err := os.Stat(os.DevNull); err != nil || os.DevNull != "/dev/null" {
 		return // no device files on this system
 	}
-	c, err := Dial(t.Context(), os.DevNull, nil)
-	require.NoError(t, err)
-	<-c.Done() // it reads as empty
-	require.NoError(t, c.Close())
+	for _, cfg := range []*Config{nil, {MaxOutstanding: 7}} {
+		c, err := Dial(t.Context(), os.DevNull, cfg)
+		require.NoError(t, err)
+		require.Equal(t, 1, cap(c.slots), "a kernel mixes up requests that are under way together")
+		<-c.Done() // it reads as empty
+		require.NoError(t, c.Close())
+	}
 }
 
 // writes remembers each write.
