@@ -149,7 +149,7 @@ func commandsOf(t *testing.T) []string {
 
 func TestHelpHasExamples(t *testing.T) {
 	commands := commandsOf(t)
-	require.Len(t, commands, 16)
+	require.Len(t, commands, 21)
 	for _, name := range commands {
 		help := ok(t, append(strings.Fields(name), "--help")...)
 		_, examples, found := strings.Cut(help, "Examples:")

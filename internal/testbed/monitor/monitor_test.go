@@ -181,7 +181,9 @@ func TestRefusedCommand(t *testing.T) {
 
 // What is no QMP ends the connection, with words that say so, and everybody who waits.
 func TestGarbage(t *testing.T) {
-	for _, text := range []string{"hello\n", "{\"return\": {]\n", "[1]\n", "{}\n", "17\n", "{\"event\": 3}\n", "{\"event\": \"X\", \"data\": 5}\n"} {
+	for _, text := range []string{
+		"hello\n", "{\"return\": {]\n", "[1]\n", "{}\n", "17\n", "{\"event\": 3}\n", "{\"event\": \"X\", \"data\": 5}\n",
+	} {
 		m, f := connect(t, nil)
 		events, err := m.Events(t.Context())
 		require.NoError(t, err)
