@@ -25,15 +25,7 @@ type testbedCmd struct {
 func (*testbedCmd) Help() string {
 	return `It boots real Xen under QEMU's software CPU: a control domain (dom0) and, if asked, a domain above it. Packages are fetched with
 apt-get and unpacked into a cache, never installed; no root is needed. A host that has booted is kept as a snapshot, so the next one is
-there in a second. Run it inside this module: the guests' init, and the tests, are built from source.
-
-Examples:
-
-    hvkit testbed run ./shm
-    hvkit testbed run --in pvh ./xen/xenstore -- -test.run TestRealServer -test.v
-    hvkit testbed shell
-    hvkit testbed shell pv -- busybox ls /dev/xen
-    hvkit testbed run --arch arm64 ./xen/hypercall`
+there in a second. Run it inside this module: the guests' init, and the tests, are built from source.`
 }
 
 // testbedHost are the flags of what boots a host.
@@ -61,6 +53,15 @@ type testbedRunCmd struct {
 	In      string   `default:"dom0" enum:"dom0,pv,pvh" help:"Where they run (${enum})."`
 	Package string   `arg:"" help:"Package, as the go command takes it."`
 	Flags   []string `arg:"" optional:"" passthrough:"" help:"Flags of the test binary, after --."`
+}
+
+// Help has the examples.
+func (*testbedRunCmd) Help() string {
+	return `Examples:
+
+    hvkit testbed run ./shm
+    hvkit testbed run --in pvh ./xen/xenstore -- -test.run TestRealServer -test.v
+    hvkit testbed run --arch arm64 ./xen/hypercall`
 }
 
 // Run builds, boots, runs.
@@ -113,6 +114,14 @@ type testbedShellCmd struct {
 	Command []string `arg:"" optional:"" passthrough:"" help:"Command in place of the shell, after --."`
 }
 
+// Help has the examples.
+func (*testbedShellCmd) Help() string {
+	return `Examples:
+
+    hvkit testbed shell
+    hvkit testbed shell pv -- busybox ls /dev/xen`
+}
+
 // Run boots, and runs the shell until it ends.
 func (c *testbedShellCmd) Run(ctx context.Context, s *streams) error {
 	if c.Domain != "dom0" && c.Domain != "pv" && c.Domain != "pvh" {
@@ -156,6 +165,14 @@ type testbedConsoleCmd struct {
 	Domain string `arg:"" optional:"" default:"dom0" enum:"dom0,pv,pvh" help:"Whose (${enum}); dom0's is Xen's, too."`
 }
 
+// Help has the examples.
+func (*testbedConsoleCmd) Help() string {
+	return `Examples:
+
+    hvkit testbed console
+    hvkit testbed console pvh`
+}
+
 // Run boots a host, and a domain, and prints what the console says.
 func (c *testbedConsoleCmd) Run(ctx context.Context, s *streams) error {
 	c.Fresh = c.Fresh || c.Domain == "dom0" // a snapshot has nothing to say
@@ -182,6 +199,14 @@ type testbedFetchCmd struct {
 	Arch []string `enum:"amd64,arm64" default:"amd64,arm64" help:"Hosts' architectures (${enum})."`
 }
 
+// Help has the examples.
+func (*testbedFetchCmd) Help() string {
+	return `Examples:
+
+    hvkit testbed fetch
+    hvkit testbed fetch --arch amd64`
+}
+
 // Run fetches.
 func (c *testbedFetchCmd) Run(ctx context.Context, s *streams) error {
 	cache, err := testbed.OpenCache()
@@ -198,6 +223,13 @@ func (c *testbedFetchCmd) Run(ctx context.Context, s *streams) error {
 }
 
 type testbedCleanCmd struct{}
+
+// Help has the examples.
+func (*testbedCleanCmd) Help() string {
+	return `Examples:
+
+    hvkit testbed clean`
+}
 
 // Run removes the cache.
 func (*testbedCleanCmd) Run(s *streams) error {
