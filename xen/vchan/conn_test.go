@@ -113,7 +113,7 @@ func TestDeadlinesInVirtualTime(t *testing.T) {
 }
 
 // Where the platform does not clear the live byte of a peer that dies, Xenstore's word ends the connection.
-func TestV11DeathByXenstore(t *testing.T) {
+func TestV11_DeathByXenstore(t *testing.T) {
 	client, server := testConns(t, Layout{12, 12}, nil)
 	_, err := client.Write([]byte("last words"))
 	require.NoError(t, err)

@@ -80,7 +80,7 @@ func dialRaw(t *testing.T, p vchantest.Platform, port string, patience time.Dura
 }
 
 // V-01: a client whose server corrupts an index gets an error that names it, at once, whether it was reading, writing or asleep.
-func TestV01CorruptIndicesWakeSleepers(t *testing.T) {
+func TestV01_CorruptIndicesWakeSleepers(t *testing.T) {
 	p := newPlatform(t)
 	r := newRawServer(t, p, "x")
 	c, err := dialRaw(t, p, "x", vchantest.Patience)
@@ -103,7 +103,7 @@ func TestV01CorruptIndicesWakeSleepers(t *testing.T) {
 }
 
 // V-05, V-06: headers that no vchan can have.
-func TestV05HostileOrders(t *testing.T) {
+func TestV05_HostileOrders(t *testing.T) {
 	p := newPlatform(t)
 	r := newRawServer(t, p, "x")
 	for _, orders := range []uint32{0, 9 | 12<<16, 12 | 21<<16, 10 | 10<<16, 11 | 11<<16, 10 | 20<<16, 0xffffffff} {
@@ -117,7 +117,7 @@ func TestV05HostileOrders(t *testing.T) {
 }
 
 // V-15: another domain than the server put the offer there.
-func TestV15Squatter(t *testing.T) {
+func TestV15_Squatter(t *testing.T) {
 	h := newHost(t)
 	p := vchantest.Platform{Server: newDomain(t, h, "server").Xen(), Client: newDomain(t, h, "client").Xen()}
 	squatter := newDomain(t, h, "squatter").Xen()
@@ -139,7 +139,7 @@ func TestV15Squatter(t *testing.T) {
 }
 
 // V-16: numbers that are none.
-func TestV16HostileKeys(t *testing.T) {
+func TestV16_HostileKeys(t *testing.T) {
 	p := newPlatform(t)
 	r := newRawServer(t, p, "x")
 	for _, bad := range []string{"-1", "0x8", " 8", "8 ", "", "eight", "8\x00", "99999999999", "4294967296"} {
@@ -158,7 +158,7 @@ func TestV16HostileKeys(t *testing.T) {
 }
 
 // V-10: a client that writes nonsense into its live byte before it is connected. The listener goes on.
-func TestV10HostileClientDoesNotStopTheListener(t *testing.T) {
+func TestV10_HostileClientDoesNotStopTheListener(t *testing.T) {
 	p := newPlatform(t)
 	l := vchantest.Listen(t, p, "x", &vchan.Config{ReadRing: 1024, WriteRing: 2048})
 	ctx, s := soon(t), p.Client.Store()
@@ -193,7 +193,7 @@ func TestV10HostileClientDoesNotStopTheListener(t *testing.T) {
 }
 
 // V-12: a storm of events makes no errors and loses no data.
-func TestV12EventStorm(t *testing.T) {
+func TestV12_EventStorm(t *testing.T) {
 	p := newPlatform(t)
 	r := newRawServer(t, p, "x")
 	c, err := dialRaw(t, p, "x", vchantest.Patience)
@@ -227,7 +227,7 @@ func TestV12EventStorm(t *testing.T) {
 }
 
 // V-11: a domain dies in the middle of a transfer. The other end reads what had come, and then a clean end.
-func TestV11PeerDies(t *testing.T) {
+func TestV11_PeerDies(t *testing.T) {
 	for _, who := range []string{"server", "client"} {
 		for _, size := range []int{1024, 65536} {
 			t.Run(fmt.Sprintf("%s %d", who, size), func(t *testing.T) {
@@ -285,7 +285,7 @@ func TestDialDeadDomain(t *testing.T) {
 }
 
 // V-20: the domain of one end is suspended and resumed. Its own handles are stale; the peer sees an end; new connections work.
-func TestV20SuspendAndResume(t *testing.T) {
+func TestV20_SuspendAndResume(t *testing.T) {
 	for _, newID := range []bool{false, true} {
 		t.Run(fmt.Sprintf("new number %v", newID), func(t *testing.T) {
 			h := newHost(t)
@@ -408,7 +408,7 @@ func TestSilentClientBlocksNobody(t *testing.T) {
 
 // V-20: the client's domain is suspended and resumed, with unread data in both directions. The server reads what had come, and then that
 // it was cut off; the client reads nothing that nobody sent.
-func TestV20SuspendTheClient(t *testing.T) {
+func TestV20_SuspendTheClient(t *testing.T) {
 	h := newHost(t)
 	cd := newDomain(t, h, "client")
 	p := vchantest.Platform{Server: newDomain(t, h, "server").Xen(), Client: cd.Xen()}
