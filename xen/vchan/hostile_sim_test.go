@@ -116,26 +116,38 @@ func TestV05_HostileOrders(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
-// V-15: another domain than the server put the offer there.
+// V-15: another domain than the server put the offer there, or half of it.
 func TestV15_Squatter(t *testing.T) {
 	h := newHost(t)
 	p := vchantest.Platform{Server: newDomain(t, h, "server").Xen(), Client: newDomain(t, h, "client").Xen()}
 	squatter := newDomain(t, h, "squatter").Xen()
 	ctx := soon(t)
-	// The server lets the squatter write below its home.
-	home := fmt.Sprintf("/local/domain/%d/data/vchan", p.Server.ID())
-	require.NoError(t, p.Server.Store().Mkdir(ctx, home))
-	require.NoError(t, p.Server.Store().SetPerms(ctx, home, xenstore.Perm{Dom: p.Server.ID()},
-		xenstore.Perm{Dom: squatter.ID(), Access: xenstore.AccessReadWrite}))
-	s := squatter.Store()
-	base := fmt.Sprintf("%s/%d/x", home, p.Client.ID())
-	for _, key := range []string{"ring-ref", "event-channel"} {
-		require.NoError(t, s.Write(ctx, base+"/"+key, []byte("8")))
-		require.NoError(t, s.SetPerms(ctx, base+"/"+key, xenstore.Perm{Dom: squatter.ID()},
-			xenstore.Perm{Dom: p.Client.ID(), Access: xenstore.AccessRead}))
+	for i, owners := range []map[string]*xen.Domain{
+		{"ring-ref": squatter, "event-channel": squatter},
+		{"ring-ref": squatter, "event-channel": p.Server},
+		{"ring-ref": p.Server, "event-channel": squatter},
+		{"ring-ref": p.Server, "event-channel": p.Server},
+	} {
+		// The server lets the squatter write where its offers are.
+		port := fmt.Sprintf("x%d", i)
+		base := fmt.Sprintf("/local/domain/%d/data/vchan/%d/%s", p.Server.ID(), p.Client.ID(), port)
+		require.NoError(t, p.Server.Store().Mkdir(ctx, base))
+		require.NoError(t, p.Server.Store().SetPerms(ctx, base, xenstore.Perm{Dom: p.Server.ID()},
+			xenstore.Perm{Dom: squatter.ID(), Access: xenstore.AccessReadWrite}))
+		for key, owner := range owners {
+			s := owner.Store()
+			require.NoError(t, s.Write(ctx, base+"/"+key, []byte("8")))
+			require.NoError(t, s.SetPerms(ctx, base+"/"+key, xenstore.Perm{Dom: owner.ID()},
+				xenstore.Perm{Dom: p.Client.ID(), Access: xenstore.AccessRead}))
+		}
+		_, err := dialRaw(t, p, port, 100*time.Millisecond)
+		if i == 3 {
+			require.ErrorIs(t, err, context.DeadlineExceeded, "all is the server's, and it grants nothing")
+			continue
+		}
+		require.ErrorIs(t, err, fs.ErrPermission, "%d", i)
+		require.ErrorContains(t, err, "belong", "%d", i)
 	}
-	_, err := dialRaw(t, p, "x", 100*time.Millisecond)
-	require.ErrorContains(t, err, "belong")
 }
 
 // V-16: numbers that are none.
