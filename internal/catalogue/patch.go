@@ -57,19 +57,23 @@ func (p *Patch) Path() string {
 func ReadPatches(root fs.FS) ([]*Patch, error) {
 	var patches []*Patch
 	var errs []error
+	byName := func(a, b *Patch) int { return strings.Compare(a.Name, b.Name) }
 	for _, dir := range []string{defencesDir, bugsDir} {
 		entries, err := fs.ReadDir(root, dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
+		var kind []*Patch
 		for _, e := range entries {
 			p, err := readPatch(root, path.Join(dir, e.Name()))
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", path.Join(dir, e.Name()), err))
 				continue
 			}
-			patches = append(patches, p)
+			kind = append(kind, p)
 		}
+		slices.SortFunc(kind, byName)
+		patches = append(patches, kind...)
 	}
 	return patches, errors.Join(errs...)
 }

@@ -27,6 +27,9 @@ import (
 // buildLimit is what a target may take beside its time, for building and for the inputs that are known.
 const buildLimit = 10 * time.Minute
 
+// minimizeLimit is how long an input that reaches something new is made smaller. By default that is a minute, in which nothing is tried.
+const minimizeLimit = "2s"
+
 func main() {
 	each := flag.Duration("time", time.Minute, "how long each target is run")
 	only := flag.String("run", "", "only the targets whose package and name (./shm FuzzX) match this regular expression")
@@ -87,7 +90,8 @@ func run(ctx context.Context, each time.Duration, only string, list bool) error 
 func fuzz(ctx context.Context, root string, f catalogue.Func, each time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, each+buildLimit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-fuzz=^"+f.Name+"$", "-fuzztime="+each.String(), f.Package())
+	cmd := exec.CommandContext(ctx, "go", "test", "-run=^$", "-fuzz=^"+f.Name+"$", "-fuzztime="+each.String(),
+		"-fuzzminimizetime="+minimizeLimit, f.Package())
 	cmd.Dir = root
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // go ends the fuzzer's processes
 	cmd.WaitDelay = 10 * time.Second
