@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -16,7 +18,19 @@ import (
 // page and the rings, at once or before the k-th access from now. The first three bytes choose who is ours, the rings, and where indices
 // start; then six bytes are a step. What is checked after each step of ours is in [hostileRun.step].
 func FuzzHostilePeer(f *testing.F) {
-	f.Add([]byte{0, 0, 0, 4, 0, 0xff, 0xff, 0xff, 0xff})
+	for k := range byte(8) { // before which access a value changes
+		f.Add(slices.Concat([]byte{0, 4, 1}, []byte{peerWrites, 0, 200, 0, 0, 0}, []byte{laterWord, k, 0xff, 0xff, 0xff, 1},
+			[]byte{ourRead, 0, 0xff, 0x0f, 0, 0}, []byte{ourRecv, 0, 250, 0, 0, 0}))
+		f.Add(slices.Concat([]byte{1, 4, 1}, []byte{ourWrite, 0, 0, 0x10, 0, 0}, []byte{peerReads, 0, 99, 0, 0, 0},
+			[]byte{laterWord, k, 0, 0xff, 0xff, 0}, []byte{ourWrite, 0, 0xff, 0x0f, 0, 0}))
+		f.Add(slices.Concat([]byte{0, 3, 0}, []byte{peerWrites, 0, 9, 0, 0, 0}, []byte{laterByte, k, 20, 0, 0, 0},
+			[]byte{ourRecv, 0, 10, 0, 0, 0}, []byte{ourWrite, 0, 10, 0, 0, 0}, []byte{pokeByte, 0, 20, 0, 1, 0}, []byte{peerWrites, 0, 9, 0, 0, 0},
+			[]byte{ourRead, 0, 100, 0, 0, 0}, []byte{ourRead, 0, 10, 0, 0, 0}, []byte{ourWrite, 0, 10, 0, 0, 0}))
+		f.Add(slices.Concat([]byte{1, 2, 2}, []byte{laterByte, k, 21, 0, 33, 0}, []byte{ourRecv, 0, 10, 0, 0, 0},
+			[]byte{ourWrite, 0, 10, 0, 0, 0}, []byte{ourSend, 1, 1, 20, 0, 0}))
+		f.Add(slices.Concat([]byte{2, 2, 0}, []byte{pokeWord, 4, 10 + k%2, 0, 10 + k/2, 0}, []byte{ourHeader, 0, 0, 0, 0, 0},
+			[]byte{pokeWord, 4, 20, 0, 10 + k%3, 0}, []byte{ourHeader, 0, 0, 0, 0, 0}))
+	}
 	f.Fuzz(func(t *testing.T, program []byte) {
 		runHostilePeer(t, program[:min(len(program), 3+6*200)])
 	})
@@ -56,8 +70,11 @@ type hostileRun struct {
 	total    int          // of all steps of ours
 	later    map[int]func()
 
-	failed [2]error // how our reading and our writing ended, for good
-	closed bool
+	failed  [2]error // how our reading and our writing ended, for good
+	ended   bool     // our reading saw the end
+	last    uint32   // the peer's index then
+	badLive bool     // the step loaded a live byte that nobody may have
+	closed  bool
 }
 
 func runHostilePeer(t *testing.T, program []byte) {
@@ -83,6 +100,10 @@ func runHostilePeer(t *testing.T, program []byte) {
 			poke()
 		}
 		r.accesses = append(r.accesses, a)
+		if a.Region == r.p.ctl && a.Off == r.us.In.liveOff && a.Kind == shm.Load {
+			v := r.p.ctl.Load8(a.Off).Unchecked()
+			r.badLive = v > liveWaiting || v == liveWaiting && r.us.Role() == Client
+		}
 	})
 	for s := program[3:]; len(s) >= 6 && !r.closed; s = s[6:] {
 		r.run(int(s[0])%steps, int(s[1]), [4]byte(s[2:6]))
@@ -122,7 +143,7 @@ func (r *hostileRun) run(step, arg int, v [4]byte) {
 	case peerCloses:
 		r.peer.Close()
 	default:
-		r.ours, r.accesses = true, r.accesses[:0]
+		r.ours, r.badLive, r.accesses = true, false, r.accesses[:0]
 		r.step(step, arg, n%5000)
 		r.ours = false
 	}
@@ -194,7 +215,20 @@ func (r *hostileRun) step(step, arg, n int) {
 		require.Equal(t, len(around)-moved, bytes.Count(around[moved:], []byte{canary}), "bytes beyond those that were read")
 	}
 	if half != nil {
+		var large *TooLargeError
+		size := us.Out.Size()
+		if reads {
+			size = us.In.Size()
+		}
+		require.Equal(t, n > size && (step == ourRecv || step == ourSend), errors.As(err, &large))
+		require.True(t, !r.badLive || errors.As(err, new(*PeerError)), "a live byte that nobody may have: %v", err)
 		r.checkEnd(half, err)
+	}
+	if reads {
+		if !r.ended && isEnd(err) {
+			r.ended, r.last = true, us.In.seen
+		}
+		require.True(t, !r.ended || us.In.seen == r.last, "bytes after the end")
 	}
 	r.checkAccesses(step, moved, discards)
 }
@@ -229,7 +263,15 @@ func (r *hostileRun) header() {
 		require.ErrorAs(r.t, err, new(*PeerError))
 		return
 	}
-	require.NoError(r.t, h.Check())
+	first := shm.PageSize
+	for _, order := range []int{h.LeftOrder, h.RightOrder} {
+		require.True(r.t, order >= 10 && order <= 20)
+		if order < 12 {
+			first = min(first, 1<<order) // where it lies in the page
+		}
+	}
+	require.True(r.t, h.LeftOrder != h.RightOrder || h.LeftOrder >= 12)
+	require.LessOrEqual(r.t, 24+4*(len(h.LeftRefs)+len(h.RightRefs)), first)
 	require.Len(r.t, append(h.LeftRefs, h.RightRefs...), h.LeftPages()+h.RightPages())
 }
 
@@ -238,12 +280,18 @@ func (r *hostileRun) checkEnd(failed *error, err error) {
 	switch {
 	case errors.As(err, new(*TooLargeError)), errors.Is(err, io.ErrUnexpectedEOF):
 	case *failed == nil:
-		if errors.As(err, new(*PeerError)) || errors.Is(err, hypercall.ErrStale) {
+		final := errors.As(err, new(*PeerError)) || errors.Is(err, hypercall.ErrStale)
+		if final || failed == &r.failed[1] && isEnd(err) {
 			*failed = err
 		}
 	default:
 		require.Equal(r.t, *failed, err, "broken is broken")
 	}
+}
+
+// isEnd reports whether the peer has gone. A reader may still get the bytes that it left; a writer gets no more.
+func isEnd(err error) bool {
+	return err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // checkAccesses looks at what a step of ours did to the shared memory.
