@@ -144,7 +144,7 @@ func (r *rig) check() {
 	}
 }
 
-type books struct{ nodes, memory, watches, txs, conns int }
+type books struct{ nodes, memory, queued, watches, txs, conns int }
 
 // recount compares the books with what there is: what each domain owns and uses, the index of watches, the lists of children.
 func (c *core) recount() error {
@@ -178,7 +178,7 @@ func (c *core) recount() error {
 		return err
 	}
 	for id, d := range c.domains {
-		got, b := books{d.nodes, d.memory, d.watches, d.txs, d.conns}, of(id)
+		got, b := books{d.nodes, d.memory, d.queued, d.watches, d.txs, d.conns}, of(id)
 		if got != *b {
 			return fmt.Errorf("domain %d: has %+v, the books say %+v", id, *b, got)
 		}
@@ -224,6 +224,7 @@ func (c *core) recountConns(of func(hypercall.DomID) *books) error {
 		txs += len(cn.txs)
 		for _, it := range append(append([]item(nil), cn.out.items...), cn.out.taken...) {
 			b.memory += it.size
+			b.queued += it.size
 			if it.cause == nil {
 				continue
 			}

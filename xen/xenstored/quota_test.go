@@ -180,6 +180,34 @@ func TestMemoryQuota(t *testing.T) {
 	require.Empty(t, r.write(two, 0, "x", value).err, "others are not concerned")
 }
 
+// TestXS10_OthersFillTheQuota: a guest whose quota of memory others use up, by transactions that write what it lets them write, is still
+// listened to, and can make room.
+func TestXS10_OthersFillTheQuota(t *testing.T) {
+	r, _, one, two := guestRig(t, Quota{Memory: 4000})
+	value := strings.Repeat("x", 1500)
+	r.ok(one, xenstore.MsgMkdir, 0, "shared")
+	r.ok(one, xenstore.MsgSetPerms, 0, "shared", "n1", "b2")
+	for _, path := range []string{"a", "b"} {
+		require.Empty(t, r.write(one, 0, path, value).err)
+	}
+	require.Equal(t, xenstore.ENOMEM, r.write(two, 0, "/local/domain/1/shared", value).err)
+	tx := r.begin(two)
+	require.Empty(t, r.write(two, tx, "/local/domain/1/shared", value).err)
+	require.Empty(t, r.end(two, tx))
+	require.Greater(t, one.dom.memory, 4000)
+	require.False(t, r.full(one))
+	require.Equal(t, xenstore.ENOMEM, r.do(one, xenstore.MsgRead, 0, "a").err, "there is no room for such a reply")
+	r.ok(one, xenstore.MsgRemove, 0, "a")
+	r.ok(one, xenstore.MsgMkdir, 0, "c")
+
+	r.quota.Memory = one.dom.memory + 10
+	r.nextReq++
+	require.NoError(t, r.handle(one, xenstore.Header{Type: xenstore.MsgMkdir, ReqID: r.nextReq, Len: 5}, []byte("more\x00")))
+	require.True(t, r.full(one), "it has to take the answer first")
+	r.drain(one)
+	require.False(t, r.full(one))
+}
+
 // TestXS11_UnreadEvents: what waits for a guest that does not read is bounded, and so is what waits for domain 0.
 func TestXS11_UnreadEvents(t *testing.T) {
 	r, host, one, _ := guestRig(t, Quota{Memory: 100000})
