@@ -376,7 +376,7 @@ func TestResumeAfterClose(t *testing.T) {
 	pin(x.frames[0], s.Refs()[0])
 	require.ErrorIs(t, n.Close(), ErrBusy)
 	require.ErrorIs(t, n.Close(), ErrBusy)
-	x.reset()
+	x.resume()
 	require.NoError(t, n.Resume())
 	requireClean(t, n, x)
 	require.NoError(t, n.Resume())
