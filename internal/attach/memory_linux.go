@@ -245,7 +245,7 @@ func (m *Machine) View(first hypercall.GFN, n int, writable bool) (*shm.Region, 
 		p, ok := m.space[at]
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("nothing is behind frame %#x", uint64(at))
+			return nil, fmt.Errorf("nothing is behind frame %#x: %w", uint64(at), hypercall.EINVAL)
 		case p.src == nil:
 			return nil, fmt.Errorf("frame %#x is shared_info, which is viewed alone", uint64(at))
 		case writable && p.readOnly:

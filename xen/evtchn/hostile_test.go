@@ -56,6 +56,20 @@ func TestE03_CloseDoesNotWaitForTheHandler(t *testing.T) {
 	require.NoError(t, <-sent)
 }
 
+// E-10: an event interrupts while a scan is under way that has passed its word already. Another scan follows.
+func TestE10_UpcallDuringAScan(t *testing.T) {
+	n, x := newNative(t, hypercall.X86_64, nil)
+	a, b := pair(t, n, x)
+	x.next = 200 // of another word, which the scan has not been told of
+	late, err := n.BindIPI(0)
+	require.NoError(t, err)
+	runs := 0
+	late.Handle(func() { runs++ })
+	b.Handle(func() { x.inject(200) })
+	require.NoError(t, a.Notify())
+	require.Equal(t, 1, runs)
+}
+
 // E-11: all channels are reset while somebody waits. The waiters are told, and new channels work.
 func TestE11_ResetWhileInUse(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)

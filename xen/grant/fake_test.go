@@ -29,7 +29,11 @@ type fakeXen struct {
 	onCopy     func(op *hypercall.GrantCopy)        // instead of success
 	onAlloc    func() error                         // before an allocation
 	failCall   map[uint64]error                     // a grant table command's own result
-	failAdd    func(idx uint64) error               // add_to_physmap
+	skip       map[uint64]bool                      // grant table commands of which Xen does nothing, and says nothing of it
+	chosen     uint32                               // the version that Xen chooses, whatever is asked for; 0 for what is asked for
+	memory     int                                  // so many more requests for memory of any kind succeed, where scarce is set
+	scarce     bool
+	failAdd    func(idx uint64) error // add_to_physmap
 	failView   error
 	failRemove error                 // remove_from_physmap's result
 	before     func(*hypercall.Call) // runs before a hypercall, and may have it come after a resume
@@ -65,6 +69,15 @@ func (x *fakeXen) resume() {
 	clear(x.notify)
 }
 
+// short reports whether there is no memory for one more request, of the domain's or in Xen.
+func (x *fakeXen) short() bool {
+	if !x.scarce {
+		return false
+	}
+	x.memory--
+	return x.memory < 0
+}
+
 func (x *fakeXen) cross() bool {
 	x.crossed--
 	return x.crossed >= 0
@@ -87,6 +100,7 @@ func requireClean(t *testing.T, n *Native, x *fakeXen) {
 	require.Empty(t, x.reserved, "frame numbers")
 	require.Empty(t, x.mapped, "mappings")
 	require.Empty(t, x.notify, "notifications")
+	require.Empty(t, x.behind, "frames of the table in the domain's address space")
 }
 
 func (x *fakeXen) ABI() hypercall.ABI { return hypercall.X86_64 }
@@ -118,6 +132,9 @@ func each[S hypercall.Struct](c *hypercall.Call, s S, f func()) {
 }
 
 func (x *fakeXen) grantOp(c *hypercall.Call) error {
+	if x.skip[c.Args[0]] {
+		return x.failCall[c.Args[0]]
+	}
 	switch c.Args[0] {
 	case hypercall.GnttabopMapGrantRef:
 		var op hypercall.MapGrantRef
@@ -142,7 +159,12 @@ func (x *fakeXen) grantOp(c *hypercall.Call) error {
 	case hypercall.GnttabopSetVersion:
 		var op hypercall.GrantTableVersion
 		if x.failCall[c.Args[0]] == nil {
-			each(c, &op, func() { x.version = op.Version })
+			each(c, &op, func() {
+				if x.chosen != 0 {
+					op.Version = x.chosen
+				}
+				x.version = op.Version
+			})
 		}
 	}
 	return x.failCall[c.Args[0]]
@@ -154,6 +176,9 @@ func (x *fakeXen) mapGrant(op *hypercall.MapGrantRef) {
 	}
 	if op.Status = 0; x.onMap != nil {
 		x.onMap(op)
+	}
+	if op.Status == 0 && x.short() {
+		op.Status = hypercall.StatusNoSpace
 	}
 	if op.Status == 0 {
 		op.Handle = hypercall.GrantHandle(op.HostAddr / shm.PageSize)
@@ -178,6 +203,9 @@ func (x *fakeXen) memoryOp(c *hypercall.Call) error {
 	case hypercall.XenmemAddToPhysmap:
 		var op hypercall.PhysmapAdd
 		c.Decode(hypercall.X86_64, 0, &op)
+		if x.short() {
+			return hypercall.ENOMEM
+		}
 		if x.failAdd != nil {
 			if err := x.failAdd(op.Idx); err != nil {
 				return err
@@ -201,6 +229,9 @@ func (x *fakeXen) Alloc(n int) (hypercall.GFN, *shm.Region, error) {
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.short() {
+		return 0, nil, hypercall.ENOMEM
+	}
 	first := x.next
 	x.next += hypercall.GFN(n)
 	x.alloc[first] = n
@@ -223,6 +254,9 @@ func (x *fakeXen) Free(first hypercall.GFN, n int) error {
 func (x *fakeXen) Reserve(n int) (hypercall.GFN, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.short() {
+		return 0, hypercall.ENOMEM
+	}
 	first := x.next
 	x.next += hypercall.GFN(n)
 	x.reserved[first] = n
@@ -245,6 +279,9 @@ func (x *fakeXen) Unreserve(first hypercall.GFN, n int) error {
 func (x *fakeXen) View(first hypercall.GFN, n int, writable bool) (*shm.Region, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.short() {
+		return nil, hypercall.ENOMEM
+	}
 	r := x.behind[first]
 	switch {
 	case r != nil: // the grant table

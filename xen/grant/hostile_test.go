@@ -2,8 +2,10 @@ package grant
 
 import (
 	"errors"
+	"net"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -62,6 +64,34 @@ func TestG03_PageBelongsToTheQuarantine(t *testing.T) {
 	requireClean(t, n, x)
 }
 
+// G-03: the peer lets go of the pages of a share one by one, while others are ended. They stay until it has let go of the last: an end that
+// tries some of what is in quarantine forgets none of the rest.
+func TestG03_PagesStayUntilTheLastReference(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	big, err := n.Share(3, 2*reapBudget, ReadWrite)
+	require.NoError(t, err)
+	refs, first := big.Refs(), big.(*share).first
+	for _, r := range refs {
+		pin(x.frames[0], r)
+	}
+	e, err := big.End()
+	require.NoError(t, err)
+	require.Equal(t, Busy, e)
+	for i, r := range refs {
+		require.Contains(t, x.alloc, first, "the pages were given back while the peer has %d of them", len(refs)-i)
+		require.Equal(t, len(refs), n.Stats().Quarantined)
+		unpin(x.frames[0], r)
+		s, ref := shareOne(t, n) // each end tries some
+		require.NotContains(t, refs[i+1:], ref, "used while the peer has it")
+		_, err := s.End()
+		require.NoError(t, err)
+	}
+	require.Zero(t, n.Reap())
+	require.NotContains(t, x.alloc, first)
+	requireClean(t, n, x)
+}
+
 // G-04: a late message of the peer's names a reference that was ended. It names nothing for as long as there are others that can be used.
 func TestG04_ReferencesRest(t *testing.T) {
 	v, _ := newV1(1)
@@ -78,6 +108,53 @@ func TestG04_ReferencesRest(t *testing.T) {
 	require.Equal(t, first, last)
 }
 
+// G-04: a reference that was domain 3's is used again for domain 4. A late map of domain 3's comes at any step of that, and finds nothing;
+// one of domain 4's finds nothing or the page that is meant for it.
+func TestG04_LateMapWhileUsedAgain(t *testing.T) {
+	const oldFrame, newFrame = 0x111, 0x222
+	found := false
+	for _, dom := range []hypercall.DomID{3, 4} {
+		for at := range 6 {
+			v, r := newV1(1)
+			require.True(t, v.Take(make([]Ref, 1)))
+			v.Permit(8, 3, oldFrame, ReadWrite)
+			require.True(t, v.End(8))
+			n := 0
+			late := func() {
+				frame, ok := xenMap(r, 8, dom)
+				found = found || ok
+				if ok {
+					require.Equal(t, hypercall.DomID(4), dom, "before access %d", at)
+					require.Equal(t, uint32(newFrame), frame, "before access %d", at)
+				}
+			}
+			r.Observe(observer(func(shm.Access) {
+				if n++; n == at+1 {
+					r.Observe(nil)
+					late()
+				}
+			}))
+			v.Permit(8, 4, newFrame, ReadWrite)
+			r.Observe(nil)
+			if n <= at {
+				late()
+			}
+		}
+	}
+	require.True(t, found)
+}
+
+// xenMap is as much of GNTTABOP_map_grant_ref as looks at the entry.
+func xenMap(r *shm.Region, ref Ref, dom hypercall.DomID) (frame uint32, ok bool) {
+	off := int(ref) * entrySize
+	word := r.Load32(off).Unchecked()
+	if word&hypercall.EntryTypeMask != hypercall.EntryPermitAccess || hypercall.DomID(word>>16) != dom {
+		return 0, false
+	}
+	r.Or16(off, hypercall.EntryReading)
+	return r.Load32(off + entryFrame).Unchecked(), true
+}
+
 // G-05: the references that Xen gives to the console and to Xenstore are never handed out, and what a peer names is only a number: Xen
 // says what it is.
 func TestG05_ReservedAndImpossibleReferences(t *testing.T) {
@@ -87,6 +164,15 @@ func TestG05_ReservedAndImpossibleReferences(t *testing.T) {
 	for _, r := range all {
 		require.GreaterOrEqual(t, r, Ref(hypercall.NumReservedGrants))
 		require.Less(t, int(r), v.Size())
+	}
+	frame := shm.New(1)
+	for ref := range hypercall.NumReservedGrants { // as the toolstack leaves them
+		frame.Store16(ref*entrySize, hypercall.EntryPermitAccess)
+	}
+	v = NewV1(1)
+	v.Grow(frame, Survey(frame, true))
+	for ref := range hypercall.NumReservedGrants {
+		require.True(t, frame.Load16(ref*entrySize).Is(hypercall.EntryPermitAccess), "reserved reference %d was touched", ref)
 	}
 
 	x := newFakeXen()
@@ -143,6 +229,8 @@ func TestG11_UseAfterUnmap(t *testing.T) {
 		r.Store32(0, 9)
 		require.EqualValues(t, 2, r.LateAccesses())
 	}
+	x.onCopy = func(*hypercall.GrantCopy) { t.Error("Xen is asked to copy from a page that is gone") }
+	require.ErrorIs(t, n.Copy([]CopyOp{{Src: CopyEnd{Local: s}, Dst: CopyEnd{Dom: 3, Ref: 9}, Len: 1}}), net.ErrClosed)
 	requireClean(t, n, x)
 }
 
@@ -183,6 +271,46 @@ func TestG15_OnlyPlainEntries(t *testing.T) {
 		v.Permit(ref, hypercall.DomID(i), hypercall.GFN(i), Access(i%2))
 		flags := r.Load16(int(ref) * entrySize).Unchecked()
 		require.Zero(t, flags&^(hypercall.EntryPermitAccess|hypercall.EntryReadOnly), "flags %#x", flags)
+	}
+}
+
+// G-16: memory ends at each step of setting a table up, sharing, growing, and mapping. What was begun is undone.
+func TestG16_MemoryEndsAtEachStep(t *testing.T) {
+	whole := false
+	for enough := 0; !whole; enough++ {
+		x := newFakeXen()
+		x.scarce, x.memory = true, enough
+		n, err := NewNative(x, x, &Config{Backoff: time.Microsecond})
+		if err != nil {
+			require.ErrorIs(t, err, hypercall.ENOMEM)
+			require.Empty(t, x.reserved, "with %d requests that succeed", enough)
+			require.Empty(t, x.behind)
+			continue
+		}
+		free := n.Stats().Free
+		s, errShare := n.Share(3, 700, ReadWrite) // more than there are references yet
+		m, errMap := n.Map(3, refsFrom(8, 3), ReadWrite)
+		for _, err := range []error{errShare, errMap} {
+			if err != nil {
+				require.True(t, errors.Is(err, hypercall.ENOMEM) || errors.Is(err, hypercall.StatusNoSpace), "%v", err)
+			}
+		}
+		if errShare == nil {
+			_, err := s.End()
+			require.NoError(t, err)
+		}
+		if errMap == nil {
+			require.NoError(t, m.Close())
+		}
+		st := n.Stats()
+		require.GreaterOrEqual(t, st.Free, free)
+		require.Equal(t, st.Size-hypercall.NumReservedGrants, st.Free, "references, with %d requests that succeed", enough)
+		require.Zero(t, st.Shared+st.Mapped+st.Leaked+st.Quarantined)
+		require.Equal(t, st.Maps, st.Unmaps)
+		whole = errShare == nil && errMap == nil
+		x.scarce = false // closing needs none
+		requireClean(t, n, x)
+		require.Less(t, enough, 100)
 	}
 }
 

@@ -608,10 +608,12 @@ func (n *Native) wasResumed(incarnation uint64) bool {
 	// First the look, then the count: once Resume has put the table there again it has counted.
 	if !n.isTorn() {
 		view, err := n.mem.View(n.first, 1, false)
-		if err != nil {
+		switch {
+		case err == nil:
+			view.Close()
+		case errors.Is(err, hypercall.EINVAL) || errors.Is(err, hypercall.ErrStale):
 			return true
-		}
-		view.Close()
+		} // any other error says that the platform is short of something, and nothing of what is there
 	}
 	return !n.isCurrent(incarnation)
 }

@@ -151,8 +151,8 @@ func TestResumeDuringGrowth(t *testing.T) {
 	requireClean(t, n, x)
 }
 
-// A peer that keeps what was ended uses up its own part of the table, and nobody else's.
-func TestQuarantineOfOnePeerIsBounded(t *testing.T) {
+// G-17: a peer that keeps what was ended uses up its own part of the table, and nobody else's.
+func TestG17_QuarantineOfOnePeerIsBounded(t *testing.T) {
 	x := newFakeXen()
 	n := newNative(t, x, &Config{MaxQuarantine: 10})
 	table := x.frames[0]
@@ -214,5 +214,31 @@ func TestQuarantineDefault(t *testing.T) {
 	require.NoError(t, n.Resume())
 	_, err = n.Share(3, 1, ReadWrite)
 	require.NoError(t, err)
+	requireClean(t, n, x)
+}
+
+// A platform that has no memory for a look at the table was not resumed: nobody is told so, and what Xen may have mapped still is not
+// taken for gone with an earlier incarnation.
+func TestNoMemoryIsNoResume(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	m, err := n.Map(3, []Ref{8}, ReadWrite)
+	require.NoError(t, err)
+	first := m.(*mapping).first
+	x.onUnmap = func(op *hypercall.UnmapGrantRef) { op.Status = hypercall.StatusGeneralError }
+	x.scarce = true
+	err = m.Close()
+	require.ErrorIs(t, err, hypercall.StatusGeneralError)
+	require.NotErrorIs(t, err, hypercall.ErrStale)
+	require.Contains(t, x.reserved, first, "a frame number that a peer's page is behind was given back")
+
+	x = newFakeXen()
+	n = newNative(t, x, nil)
+	x.scarce = true
+	_, err = n.Share(3, 600, ReadWrite)
+	require.ErrorIs(t, err, ErrNoSpace)
+	require.ErrorIs(t, err, hypercall.ENOMEM)
+	require.NotErrorIs(t, err, hypercall.ErrStale)
+	x.scarce = false
 	requireClean(t, n, x)
 }

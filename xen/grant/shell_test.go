@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -41,6 +42,29 @@ func TestG06_PositiveStatus(t *testing.T) {
 	requireClean(t, n, x)
 }
 
+// G-06: nor is a positive status a success of a copy, or of an unmap: a page that may be mapped still is not used again.
+func TestG06_PositiveStatusOfCopyAndUnmap(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	s, err := n.Share(3, 1, ReadWrite)
+	require.NoError(t, err)
+	x.onCopy = func(op *hypercall.GrantCopy) { op.Status = 1 }
+	ops := []CopyOp{{Src: CopyEnd{Dom: 3, Ref: 8}, Dst: CopyEnd{Local: s}, Len: 1}}
+	require.ErrorIs(t, n.Copy(ops), hypercall.GrantStatus(1))
+	require.Zero(t, n.Stats().Copies)
+	_, err = s.End()
+	require.NoError(t, err)
+
+	m, err := n.Map(3, []Ref{8}, ReadWrite)
+	require.NoError(t, err)
+	first := m.(*mapping).first
+	x.onUnmap = func(op *hypercall.UnmapGrantRef) { op.Status = 1 }
+	require.ErrorIs(t, m.Close(), hypercall.GrantStatus(1))
+	require.Contains(t, x.reserved, first)
+	require.Equal(t, 1, n.Stats().Leaked)
+	require.Zero(t, n.Stats().Unmaps)
+}
+
 // G-07: what Xen did not come to is not taken for mapped, and what it did before it failed is unmapped.
 func TestG07_StatusesUntouched(t *testing.T) {
 	x := newFakeXen()
@@ -51,6 +75,28 @@ func TestG07_StatusesUntouched(t *testing.T) {
 	require.ErrorIs(t, err, hypercall.EFAULT)
 	require.Equal(t, uint64(1), n.Stats().Unmaps)
 	requireClean(t, n, x)
+}
+
+// G-07: a command of which Xen says that it succeeded, and of which it did nothing, has done nothing.
+func TestG07_NothingDone(t *testing.T) {
+	x := newFakeXen()
+	n := newNative(t, x, nil)
+	s, err := n.Share(3, 1, ReadWrite)
+	require.NoError(t, err)
+	m, err := n.Map(3, []Ref{8}, ReadWrite)
+	require.NoError(t, err)
+	x.skip = map[uint64]bool{hypercall.GnttabopMapGrantRef: true, hypercall.GnttabopUnmapGrantRef: true, hypercall.GnttabopCopy: true}
+
+	_, err = n.Map(3, []Ref{9}, ReadWrite)
+	require.ErrorIs(t, err, hypercall.StatusNotDone)
+	ops := []CopyOp{{Src: CopyEnd{Dom: 3, Ref: 8}, Dst: CopyEnd{Local: s}, Len: 1}}
+	require.ErrorIs(t, n.Copy(ops), hypercall.StatusNotDone)
+	require.ErrorIs(t, m.Close(), hypercall.StatusNotDone)
+	st := n.Stats()
+	require.Equal(t, [4]uint64{1, 0, 0, 1}, [4]uint64{st.Maps, st.Unmaps, st.Copies, uint64(st.Leaked)})
+	require.Contains(t, x.reserved, m.(*mapping).first, "the page may be mapped there still")
+	_, err = s.End()
+	require.NoError(t, err)
 }
 
 // G-08: GNTST_eagain is tried again, but not for ever.
@@ -82,6 +128,21 @@ func TestG08_EagainForEver(t *testing.T) {
 	requireClean(t, n, x)
 }
 
+// G-08: with the defaults an operation is given up after a fifth of a second.
+func TestG08_WaitsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newFakeXen()
+		n := newNative(t, x, &Config{})
+		x.onMap = func(op *hypercall.MapGrantRef) { op.Status = hypercall.StatusEagain }
+		begin := time.Now()
+		_, err := n.Map(3, []Ref{8}, ReadWrite)
+		require.ErrorIs(t, err, hypercall.StatusEagain)
+		require.Equal(t, (1+2+4+8+16+32+64+64)*time.Millisecond, time.Since(begin))
+		requireClean(t, n, x)
+	})
+}
+
+// G-13: Xen says that a page was not unmapped. Its frame number, and those of its mapping, are not used again.
 func TestG13_XenSaysThatNothingWasUnmapped(t *testing.T) {
 	x := newFakeXen()
 	n := newNative(t, x, nil)
@@ -198,6 +259,33 @@ func TestG14_VersionIsOne(t *testing.T) {
 	x = newFakeXen()
 	x.failCall[hypercall.GnttabopGetVersion] = hypercall.ENOSYS
 	requireClean(t, newNative(t, x, nil), x)
+}
+
+// G-14: where Xen does not let the version be 1 the table is not used, now or after a resume; entries of one version mean something else
+// in the other.
+func TestG14_NoOtherVersion(t *testing.T) {
+	x := newFakeXen()
+	x.version, x.chosen = 2, 2
+	_, err := NewNative(x, x, nil)
+	require.ErrorContains(t, err, "version 2")
+	require.Empty(t, x.reserved)
+
+	x = newFakeXen()
+	n := newNative(t, x, nil)
+	x.resume()
+	x.version, x.chosen = 2, 2
+	require.ErrorContains(t, n.Resume(), "version 2")
+	_, err = n.Share(3, 1, ReadWrite)
+	require.ErrorIs(t, err, ErrNoSpace)
+	requireClean(t, n, x)
+
+	x = newFakeXen()
+	n = newNative(t, x, nil)
+	x.resume()
+	x.version = 2
+	require.NoError(t, n.Resume())
+	require.Equal(t, uint32(1), x.version, "the next kernel's choice is made again")
+	requireClean(t, n, x)
 }
 
 func TestHostLimitIsBounded(t *testing.T) {
@@ -376,7 +464,7 @@ func TestResumeAfterClose(t *testing.T) {
 	pin(x.frames[0], s.Refs()[0])
 	require.ErrorIs(t, n.Close(), ErrBusy)
 	require.ErrorIs(t, n.Close(), ErrBusy)
-	x.reset()
+	x.resume()
 	require.NoError(t, n.Resume())
 	requireClean(t, n, x)
 	require.NoError(t, n.Resume())

@@ -75,6 +75,70 @@ func TestG02_MapDuringEnd(t *testing.T) {
 	require.True(t, v.End(8))
 }
 
+// G-02: the peer maps, unmaps and maps again, each before any access of an end. What was ended it does not have and cannot get, and what it
+// has was not ended.
+func TestG02_MapAtEveryStepOfEnd(t *testing.T) {
+	const most = 2 * endTries // accesses of an end
+	busy, ended := 0, 0
+	for i := range most + 1 {
+		for j := i; j <= most; j++ {
+			for k := j; k <= most; k++ {
+				v, r := newV1(1)
+				require.True(t, v.Take(make([]Ref, 1)))
+				v.Permit(8, 1, 1, ReadWrite)
+				p := &mapper{r: r, at: []int{i, j, k}}
+				r.Observe(p)
+				ok := v.End(8)
+				r.Observe(nil)
+				require.NotEqual(t, p.has, ok, "mapped %v, ended %v, with steps before %v", p.has, ok, p.at)
+				if ok {
+					ended++
+					require.True(t, r.Load16(64).Is(0))
+					p.step()
+					require.False(t, p.has, "mapped what was ended")
+					continue
+				}
+				busy++
+				require.Equal(t, uint16(hypercall.EntryPermitAccess|hypercall.EntryReading), r.Load16(64).Unchecked())
+				unpin(r, 8)
+				require.True(t, v.End(8))
+			}
+		}
+	}
+	require.NotZero(t, busy)
+	require.NotZero(t, ended)
+}
+
+// mapper is a peer that has Xen map and unmap reference 8 in turn, before certain accesses.
+type mapper struct {
+	r   *shm.Region
+	at  []int
+	n   int
+	has bool
+}
+
+func (m *mapper) BeforeAccess(shm.Access) {
+	m.r.Observe(nil)
+	for _, at := range m.at {
+		if at == m.n {
+			m.step()
+		}
+	}
+	m.n++
+	m.r.Observe(m)
+}
+
+func (m *mapper) step() {
+	switch {
+	case m.has:
+		unpin(m.r, 8)
+		m.has = false
+	case m.r.Load16(64).Bits(hypercall.EntryTypeMask) == hypercall.EntryPermitAccess:
+		pin(m.r, 8)
+		m.has = true
+	}
+}
+
 // A peer that maps and unmaps all the time ends up busy, not with an endless loop.
 func TestEndIsBounded(t *testing.T) {
 	v, r := newV1(1)

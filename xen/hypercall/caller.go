@@ -65,8 +65,9 @@ type Memory interface {
 	Reserve(n int) (GFN, error)
 	// Unreserve gives frame numbers that Reserve returned back, whole reservations only, once nothing is behind them.
 	Unreserve(first GFN, n int) error
-	// View is the way to whatever is behind n consecutive frame numbers now. A view that is not writable panics on writes. The
-	// caller closes the view before what is behind it is taken away.
+	// View is the way to whatever is behind n consecutive frame numbers now. Where that is nothing the error is [EINVAL], and where
+	// it is something, but for lack of memory for the way to it, another. A view that is not writable panics on writes. The caller
+	// closes the view before what is behind it is taken away.
 	View(first GFN, n int, writable bool) (*shm.Region, error)
 }
 
