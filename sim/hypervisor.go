@@ -27,11 +27,10 @@ type hypervisor struct {
 	owed     owed
 }
 
-// owed is what is to be done once the lock is free. Most often that is one upcall, one ring of another process's event, or one wake of the
-// host's own end of a channel: those have fields of their own so that they do not allocate.
+// owed is what is to be done once the lock is free. Most often that is one upcall, or one wake of the host's own end of a channel: those
+// have fields of their own so that they do not allocate.
 type owed struct {
 	upcall *vcpu
-	ring   *wire
 	wake   func()
 	more   []func()
 }
@@ -40,9 +39,6 @@ type owed struct {
 func (o *owed) pay() {
 	if o.upcall != nil {
 		o.upcall.deliver()
-	}
-	if o.ring != nil {
-		o.ring.ringHeld()
 	}
 	if o.wake != nil {
 		o.wake()
@@ -69,17 +65,6 @@ func (x *hypervisor) kick(v *vcpu) {
 	case v:
 	default:
 		x.owed.more = append(x.owed.more, v.deliver)
-	}
-}
-
-// ring has an event of another process rung once the lock is free, even if its port is closed by then.
-func (x *hypervisor) ring(w *wire) {
-	switch {
-	case x.owed.ring == w || !w.hold():
-	case x.owed.ring == nil:
-		x.owed.ring = w
-	default:
-		x.owed.more = append(x.owed.more, w.ringHeld)
 	}
 }
 

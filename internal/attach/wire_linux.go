@@ -100,6 +100,13 @@ func (f FDs) Event(i int) *Event {
 	return newEvent(fd)
 }
 
+// Ear takes one out as an ear.
+func (f FDs) Ear(i int) *Ear {
+	fd := f[i]
+	f[i] = -1
+	return &Ear{fd}
+}
+
 // descriptors takes the descriptors out of a message's control data.
 func descriptors(oob []byte) (FDs, error) {
 	if len(oob) == 0 {
