@@ -208,8 +208,6 @@ func (p *progressWriter) Write(b []byte) (int, error) {
 
 // execOn runs a command with its standard input and output on the connection, until it ends. A peer that breaks off ends the command.
 func execOn(ctx context.Context, command string, conn *vchan.Conn, stderr io.Writer) error {
-	ctx, kill := context.WithCancel(ctx)
-	defer kill()
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 	cmd.Env = append(os.Environ(), "HVKIT_PEER="+peerNumber(conn))
 	cmd.Stderr = stderr
@@ -227,11 +225,11 @@ func execOn(ctx context.Context, command string, conn *vchan.Conn, stderr io.Wri
 	from := &brokenReader{r: conn}
 	go func() { // ends with the connection, which the caller closes
 		io.Copy(in, from)
-		in.Close()
 		if from.broken() != nil {
-			kill()
-			out.Close() // what the command has started may have it open still
+			cmd.Process.Kill() // before the input ends, which the shell would take for all that there is
+			out.Close()        // what the command has started may have it open still
 		}
+		in.Close()
 	}()
 	_, err = io.Copy(conn, out)
 	if err != nil {

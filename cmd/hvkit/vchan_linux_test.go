@@ -182,7 +182,8 @@ func TestExecPeerKilled(t *testing.T) {
 	_, host := startHost(t)
 	server := listen(t, host, "server", "5000")
 	file := filepath.Join(t.TempDir(), "got")
-	receiver := spawn(t, "vchan", "dial", "--domain", "client", "--exec", "cat > "+file, "server", "5000")
+	receive := "cat > " + file + " && mv " + file + " " + file + ".whole"
+	receiver := spawn(t, "vchan", "dial", "--domain", "client", "--exec", receive, "server", "5000")
 	data := randomBytes(t, 100_000)
 	_, err := server.in.Write(data)
 	require.NoError(t, err)
@@ -193,7 +194,21 @@ func TestExecPeerKilled(t *testing.T) {
 	require.NoError(t, server.cmd.Process.Kill())
 	require.Equal(t, exitFailure, receiver.wait(t))
 	require.Regexp(t, "^hvkit: vchan dial: .*connection reset by peer.*\n$", receiver.errs.String())
-	awaitGone(t, host, "server", "client")
+	require.NoFileExists(t, file+".whole", "the command took what it got for all there was")
+
+	file = filepath.Join(t.TempDir(), "got") // a fresh one
+	server = listen(t, host, "server2", "--count", "1", "--exec", "cat > "+file, "5000")
+	sender := spawn(t, "vchan", "dial", "--domain", "client2", "server2", "5000")
+	_, err = sender.in.Write(data)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		got, _ := os.ReadFile(file)
+		return bytes.Equal(got, data)
+	}, patient, time.Millisecond)
+	require.NoError(t, sender.cmd.Process.Kill())
+	require.Equal(t, exitFailure, server.wait(t))
+	require.Regexp(t, "^hvkit: vchan listen: .*connection reset by peer.*\n$", server.errs.String())
+	awaitGone(t, host, "server", "client", "server2", "client2")
 }
 
 // echoServer answers, on a socket, with what it got when that has ended.
