@@ -318,6 +318,31 @@ func TestProxyClientResets(t *testing.T) {
 	awaitGone(t, host, "server", "p")
 }
 
+// A server that answers and closes before it has read all does not cost the client the answer, though the proxy's writes to it fail.
+func TestProxyServerClosesFirst(t *testing.T) {
+	_, host := startHost(t)
+	server := listen(t, host, "server", "--count", "1", "--exec", "head -c 1 > /dev/null; head -c 300000 /dev/zero", "5000")
+	p := spawn(t, "vchan", "proxy", "--domain", "p", "tcp:127.0.0.1:0", "vchan:server:5000")
+	p.errs.await(t, " -> ")
+	at, _, _ := strings.Cut(p.errs.String(), " -> ")
+	c, err := net.Dial("tcp", strings.TrimPrefix(at, "tcp:"))
+	require.NoError(t, err)
+	defer c.Close()
+	said := make(chan error, 1)
+	go func() {
+		_, err := c.Write(make([]byte, 1<<20))
+		said <- err
+	}()
+	server.wait(t) // whatever it says of what was not read
+	answer, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Len(t, answer, 300_000)
+	require.NoError(t, <-said)
+	p.cmd.Process.Kill()
+	<-p.done
+	awaitGone(t, host, "server", "p")
+}
+
 func TestProxyWithNobodyBehind(t *testing.T) {
 	_, host := startHost(t)
 	at := filepath.Join(t.TempDir(), "in.sock")

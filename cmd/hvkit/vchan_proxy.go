@@ -195,29 +195,40 @@ func abort(c net.Conn) {
 	}
 }
 
+// moved is the end of one direction of a relay.
+type moved struct {
+	err    error // why it ended
+	broken bool  // whether that is because the side which was read from broke off
+}
+
 // relay moves bytes both ways until one side ends, brings the other side what was said until then, and closes both. Where a side breaks
-// off, the other one is broken off too. That a side was closed is no error.
+// off, the other one is broken off too. One that closed before it took everything is heard to its end. That a side was closed is no error.
 func relay(a, b net.Conn) error {
-	ended := make(chan error, 2)
+	ended := make(chan moved, 2)
 	move := func(to, from net.Conn) {
-		_, err := io.Copy(to, from)
-		ended <- err
+		r := &brokenReader{r: from}
+		_, err := io.Copy(to, r)
+		ended <- moved{err, r.broken() != nil}
 	}
 	go move(a, b)
 	go move(b, a)
-	first := <-ended
-	if first != nil && !errors.Is(first, net.ErrClosed) {
+	last := <-ended
+	first := last.err
+	if last.broken || last.err == nil {
+		defer func() { <-ended }()
+	} else { // the side that was written to takes no more: what it has to say, and how it ends, is still to come
+		last = <-ended
+	}
+	if last.broken {
 		abort(a)
 		abort(b)
-		<-ended
-		return first
+		return firstError(first, last.err)
 	}
 	closed := make(chan error, 2)
 	for _, c := range []net.Conn{a, b} {
 		go func() { closed <- finish(c) }()
 	}
 	err := firstError(first, <-closed, <-closed)
-	<-ended
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
