@@ -27,19 +27,21 @@ var rooms = []room{
 	{"internal/nowait", nil},
 	{"internal/selfexec", nil},
 	{"internal/catalogue/...", nil},
+	{"internal/clayout", nil},
 
 	// The portable device interfaces that all drivers meet.
 	{"", nil},
 
 	// Xen: the interface.
-	{"xen/hypercall", []string{"shm", "internal/door"}},
-	{"xen/grant", []string{"shm", "internal/door", "xen/hypercall"}},
-	{"xen/evtchn", []string{"shm", "internal/door", "xen/hypercall"}},
+	{"internal/xendev", []string{"shm", "internal/door", "internal/clayout"}},
+	{"xen/hypercall", []string{"shm", "internal/door", "internal/clayout", "internal/xendev"}},
+	{"xen/grant", []string{"shm", "internal/door", "internal/xendev", "xen/hypercall"}},
+	{"xen/evtchn", []string{"shm", "internal/door", "internal/xendev", "xen/hypercall"}},
 	{"xen/xenstore", []string{"shm", "internal/nowait", "internal/spin", "xen/hypercall"}},
 	{"xen/xenstored", []string{"shm", "internal/nowait", "xen/hypercall", "xen/xenstore"}},
 	{"internal/gfn", []string{"xen/hypercall"}},
 	{"internal/attach", []string{"shm", "internal/door", "internal/gfn", "xen/hypercall"}},
-	{"xen", []string{"shm", "internal/attach", "xen/hypercall", "xen/grant", "xen/evtchn", "xen/xenstore"}},
+	{"xen", []string{"shm", "internal/attach", "internal/xendev", "xen/hypercall", "xen/grant", "xen/evtchn", "xen/xenstore"}},
 
 	// Xen: the protocols.
 	{"xen/ring", []string{"shm"}},
