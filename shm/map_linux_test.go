@@ -109,6 +109,23 @@ func TestMapRefuses(t *testing.T) {
 	require.Equal(t, before, mapLines(t, "memfd:refuses"), "a refused Map left a mapping")
 }
 
+// TestMapFarPage maps what is further into a descriptor than a region is large: gntalloc has every share further in than the one before.
+func TestMapFarPage(t *testing.T) {
+	const first = 1<<24 + 5
+	fd, err := unix.MemfdCreate("far", unix.MFD_CLOEXEC)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Ftruncate(fd, (first+1)*page))
+	r, err := shm.Map(true, shm.Extent{FD: fd, First: first, Pages: 1})
+	require.NoError(t, err)
+	defer r.Close()
+	r.Store8(9, 77)
+	b := []byte{0}
+	_, err = unix.Pread(fd, b, first*page+9)
+	require.NoError(t, err)
+	require.EqualValues(t, 77, b[0])
+}
+
 func TestMapOfUnmappable(t *testing.T) {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
