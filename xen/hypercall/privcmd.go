@@ -93,11 +93,15 @@ func (p *Privcmd) Hypercall(c *Call) (uint64, error) {
 	if region != nil {
 		copyOut(region, 0, c.Data, c.Refs)
 	}
-	// The numbers of Xen's errors are Linux's, and the device answers with either's.
+	return r, xenError(err)
+}
+
+// xenError makes what the device answers an [Errno], whoever of Xen and the kernel said it: their numbers are the same.
+func xenError(err error) error {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return 0, Errno(errno)
+		return Errno(errno)
 	}
-	return r, err
+	return err
 }
 
 // sizeOf returns how many bytes data takes with what it points at, each aligned.
@@ -181,6 +185,7 @@ func (p *Privcmd) MapForeign(dom DomID, frames []GFN, writable bool) (*shm.Regio
 	}
 	arg, ps, errs := xendev.NewMmapBatch(uint16(dom), xendev.Address(r, 0), numbers)
 	_, err = p.node.Ioctl(xendev.PrivcmdMmapBatchV2, arg, ps...)
+	err = xenError(err)
 	failed := &ForeignError{Dom: dom, Frames: append([]GFN(nil), frames...), Errs: make([]error, len(frames))}
 	bad := false
 	for i := range frames {
@@ -229,7 +234,7 @@ func (p *Privcmd) MapResource(dom DomID, what Resource, id, first uint32, count 
 		DomID: uint16(dom), Type: uint32(what), ID: id, First: first, Num: uint64(count), Addr: xendev.Address(r, 0),
 	}
 	if _, err := p.node.Ioctl(xendev.PrivcmdMmapResource, res.Marshal()); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", op, err), r.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", op, xenError(err)), r.Close())
 	}
 	return r, nil
 }

@@ -200,7 +200,7 @@ func TestMapForeign(t *testing.T) {
 	}
 	d.batch = func(xendev.MmapBatch, []byte, []byte) error { return syscall.EPERM }
 	_, err = p.MapForeign(4, []GFN{1}, true)
-	require.ErrorIs(t, err, syscall.EPERM)
+	require.ErrorIs(t, err, EPERM)
 	_, err = p.MapForeign(4, nil, true)
 	require.ErrorIs(t, err, EINVAL)
 }
@@ -220,7 +220,7 @@ func TestMapResource(t *testing.T) {
 	require.NoError(t, r.Close())
 	d.res = func(*xendev.Resource) error { return syscall.EINVAL }
 	_, err = p.MapResource(9, ResourceGrantTable, ResourceGrantShared, 2, 3, true)
-	require.ErrorIs(t, err, syscall.EINVAL)
+	require.ErrorIs(t, err, EINVAL)
 	_, err = p.MapResource(9, ResourceGrantTable, ResourceGrantShared, 2, 0, true)
 	require.ErrorIs(t, err, EINVAL)
 }
