@@ -27,7 +27,9 @@ func newNative(t testing.TB, abi hypercall.ABI, cfg *Config) (*Native, *fakeXen)
 func NewModel() *modelXen { return newModelXen() }
 
 // Open opens a table over the model.
-func (x *modelXen) Open(dom hypercall.DomID) (*Linux, error) { return openLinux(x.opener(dom), nil, nil) }
+func (x *modelXen) Open(dom hypercall.DomID) (*Linux, error) {
+	return openLinux(x.opener(dom), nil, nil)
+}
 
 // Left is how many ports are open.
 func (x *modelXen) Left() int { return x.left() }
