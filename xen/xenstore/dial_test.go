@@ -39,6 +39,20 @@ func TestDial(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestDialFirst(t *testing.T) {
+	dir := t.TempDir()
+	missing, path := filepath.Join(dir, "missing"), filepath.Join(dir, "socket")
+	_, err := dialFirst(t.Context(), []string{missing, path})
+	require.ErrorContains(t, err, missing)
+	require.ErrorContains(t, err, path)
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer l.Close()
+	rw, err := dialFirst(t.Context(), []string{missing, path})
+	require.NoError(t, err)
+	require.NoError(t, rw.Close())
+}
+
 // A device that is not the store's is opened, and found out.
 func TestDialDevice(t *testing.T) {
 	if _, err := os.Stat(os.DevNull); err != nil || os.DevNull != "/dev/null" {
