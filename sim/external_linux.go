@@ -29,6 +29,12 @@ func newExternal() *external { return new(external) }
 // connect makes a connection the one of the domain's process, if there is none yet.
 func (x *external) connect(conn *attach.Conn) bool { return x.conn.CompareAndSwap(nil, conn) }
 
+// hungUp reports whether a process was the domain and is so no more.
+func (x *external) hungUp() bool {
+	conn := x.conn.Load()
+	return conn != nil && conn.HungUp()
+}
+
 // begin welcomes the process.
 func (x *external) begin(d *Domain) error {
 	x.mu.Lock()

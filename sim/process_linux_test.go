@@ -131,6 +131,27 @@ func TestJoinAfterReset(t *testing.T) {
 	meet(t, other, inside)
 }
 
+// TestJoinAgain: the name of a process that has gone is free for the next one, at once, and one that is there keeps its name.
+func TestJoinAgain(t *testing.T) {
+	h := simtest.NewHost(t, &sim.HostConfig{Shared: true})
+	socket := simtest.Serve(t, h, nil)
+	for range 200 {
+		d, err := xen.Join(t.Context(), socket, "", "again", nil)
+		require.NoError(t, err)
+		require.Equal(t, "again", d.Name())
+		require.NoError(t, d.Close())
+	}
+	for range 20 {
+		d, err := h.NewDomain(&sim.DomainConfig{Name: "again", External: true})
+		require.NoError(t, err)
+		inside, err := xen.Join(t.Context(), socket, d.Token(), "", nil)
+		require.NoError(t, err)
+		_, err = xen.Join(t.Context(), socket, "", "again", nil)
+		require.ErrorContains(t, err, "has this name")
+		require.NoError(t, inside.Close())
+	}
+}
+
 // TestBindAgain: a channel between processes whose one end was closed works with the next end that is bound to it.
 func TestBindAgain(t *testing.T) {
 	h := simtest.NewHost(t, &sim.HostConfig{Shared: true})
