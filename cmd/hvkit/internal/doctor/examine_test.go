@@ -89,7 +89,9 @@ func TestFewOpenFiles(t *testing.T) {
 func TestGoThatIsTooOld(t *testing.T) {
 	m := bareMachine()
 	m.LookPath = func(tool string) (string, error) { return "/usr/bin/" + tool, nil }
-	for version, want := range map[string]State{"go1.19.8": Absent, "go1.25": Absent, "go1.26": OK, "go1.30.2": OK, "devel go1.27-abc": OK, "": Absent} {
+	for version, want := range map[string]State{
+		"go1.19.8": Absent, "go1.25": Absent, "go1.26": OK, "go1.30.2": OK, "devel go1.27-abc": OK, "": Absent,
+	} {
 		m.GoVersion = func() string { return version }
 		f := find(t, Examine(m), "go")
 		require.Equal(t, want, f.State, version)
