@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hvkit/hvkit/internal/leaktest"
 	"github.com/hvkit/hvkit/internal/selfexec"
 	"github.com/hvkit/hvkit/sim"
 	"github.com/hvkit/hvkit/xen"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 func TestReadmeHasTheProgram(t *testing.T) {
