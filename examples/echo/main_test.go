@@ -5,9 +5,7 @@ package main
 import (
 	"context"
 	"io"
-	"net"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,6 +14,7 @@ import (
 	"github.com/hvkit/hvkit/internal/leaktest"
 	"github.com/hvkit/hvkit/internal/selfexec"
 	"github.com/hvkit/hvkit/sim"
+	"github.com/hvkit/hvkit/sim/simtest"
 	"github.com/hvkit/hvkit/xen"
 	"github.com/hvkit/hvkit/xen/vchan"
 )
@@ -40,20 +39,8 @@ func TestReadmeHasTheProgram(t *testing.T) {
 }
 
 func TestEcho(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "host.sock")
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: socket, Net: "unixpacket"})
-	require.NoError(t, err)
-	host := sim.NewHost(&sim.HostConfig{Shared: true})
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		host.Serve(context.Background(), l, &sim.ServeConfig{Open: true})
-	}()
-	t.Cleanup(func() {
-		host.Close()
-		<-served
-	})
-
+	host := simtest.NewHost(t, &sim.HostConfig{Shared: true})
+	socket := simtest.Serve(t, host, nil)
 	program, err := selfexec.Command(context.Background())
 	require.NoError(t, err)
 	program.Env = append(os.Environ(), asEcho+"=1", xen.EnvHost+"="+socket, xen.EnvDomain+"=server")
