@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"strings"
 	"sync"
 
 	"github.com/hvkit/hvkit/xen/evtchn"
@@ -26,12 +28,18 @@ func OpenLinux(ctx context.Context, cfg *Config) (*Domain, error) {
 // resumable is what a table of a Linux kernel's domain does beside its interface.
 type resumable interface{ Resume() error }
 
+// forbidding is what a grant table of a Linux kernel's domain does beside its interface.
+type forbidding interface {
+	Forbid(peer hypercall.DomID, why error)
+}
+
 // devices open what a Linux kernel offers.
 type devices struct {
-	caller func() (caller, error)
-	events func(hypercall.Caller, *evtchn.Config) (evtchn.Table, error)
-	grants func(*grant.Config) (grant.Table, error)
-	store  func(context.Context, *xenstore.Config) (*xenstore.Client, error)
+	guestType func() string // PV, HVM or PVH on x86; else ""
+	caller    func() (caller, error)
+	events    func(hypercall.Caller, *evtchn.Config) (evtchn.Table, error)
+	grants    func(*grant.Config) (grant.Table, error)
+	store     func(context.Context, *xenstore.Config) (*xenstore.Client, error)
 }
 
 type caller interface {
@@ -40,6 +48,10 @@ type caller interface {
 }
 
 var kernelDevices = devices{
+	guestType: func() string {
+		text, _ := os.ReadFile("/sys/hypervisor/guest_type")
+		return strings.TrimSpace(string(text))
+	},
 	caller: func() (caller, error) { return hypercall.OpenPrivcmd() },
 	events: func(c hypercall.Caller, cfg *evtchn.Config) (evtchn.Table, error) { return evtchn.OpenLinux(c, cfg) },
 	grants: func(cfg *grant.Config) (grant.Table, error) { return grant.OpenLinux(cfg) },
@@ -77,7 +89,12 @@ func newLinux(cfg *Config, dev devices) *linux {
 func (l *linux) start(context.Context) (err error) {
 	var asked hypercall.Caller
 	if c, err := l.dev.caller(); err == nil { // it is a help only
-		l.c, asked = c, c
+		// A kernel may give everybody the device, and yet let only a control domain's programs make hypercalls.
+		if _, _, err := hypercall.Version(c); err == nil {
+			l.c, asked = c, c
+		} else {
+			c.Close()
+		}
 	}
 	ev, err := l.dev.events(asked, l.cfg.Events)
 	if err != nil {
@@ -108,9 +125,17 @@ func (l *linux) dialStore(ctx context.Context) (*xenstore.Client, error) {
 	return client, mendable(err)
 }
 
-// connected watches for a resume. Nobody tells a program of it, but the kernel registers its watches anew then, those of programs too, and
+// errOwnPages is why an x86 domain with a translated address space must not map what it granted to itself: a page is in that address space
+// once, so Xen takes it from where the kernel has it (guest_physmap_add_entry), and it is not there again after it was unmapped.
+var errOwnPages = fmt.Errorf("a domain that is not PV loses pages of its own that it maps: %w", errors.ErrUnsupported)
+
+// connected sees to it that the domain does itself no harm, and watches for a resume. Nobody tells a program of it, but the kernel registers its watches anew then, those of programs too, and
 // an event comes of each. The toolstack writes domid before the domain runs and never again. The control domain is not suspended.
 func (l *linux) connected(ctx context.Context, store *xenstore.Client, id hypercall.DomID) error {
+	switch l.dev.guestType() {
+	case "HVM", "PVH":
+		l.gt.(forbidding).Forbid(id, errOwnPages)
+	}
 	if id == 0 {
 		return nil
 	}

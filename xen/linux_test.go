@@ -38,20 +38,28 @@ func (c countedEvents) Close() error { return c.counted.Close() }
 type countedGrants struct {
 	grant.Table
 	*counted
+	k *kernel
+}
+
+func (c countedGrants) Forbid(peer hypercall.DomID, why error) {
+	c.k.forbidden = append(c.k.forbidden, peer)
 }
 
 func (c countedGrants) Close() error { return c.counted.Close() }
 
 // kernel is a Linux kernel's devices, as domain id.
 type kernel struct {
-	server                *xenstored.Server
-	host                  *xenstore.Client
-	id                    hypercall.DomID
-	ev, gt                counted
-	noEvents, noGrants    error
-	stores                atomic.Int32
-	evConfig              *evtchn.Config
-	askedXen, privcmdOpen bool
+	server             *xenstored.Server
+	host               *xenstore.Client
+	id                 hypercall.DomID
+	ev, gt             counted
+	noEvents, noGrants error
+	stores             atomic.Int32
+	guestType          string
+	forbidden          []hypercall.DomID
+	evConfig           *evtchn.Config
+	askedXen           bool
+	privcmd            *privcmd
 }
 
 func newKernel(t *testing.T, id hypercall.DomID) *kernel {
@@ -80,17 +88,18 @@ func (k *kernel) setID(t *testing.T) {
 
 func (k *kernel) devices() devices {
 	return devices{
+		guestType: func() string { return k.guestType },
 		caller: func() (caller, error) {
-			if k.privcmdOpen {
-				return nopCaller{}, nil
+			if k.privcmd == nil {
+				return nil, fs.ErrPermission
 			}
-			return nil, fs.ErrPermission
+			return k.privcmd, nil
 		},
 		events: func(c hypercall.Caller, cfg *evtchn.Config) (evtchn.Table, error) {
 			k.askedXen, k.evConfig = c != nil, cfg
 			return countedEvents{nil, &k.ev}, k.noEvents
 		},
-		grants: func(*grant.Config) (grant.Table, error) { return countedGrants{nil, &k.gt}, k.noGrants },
+		grants: func(*grant.Config) (grant.Table, error) { return countedGrants{nil, &k.gt, k}, k.noGrants },
 		store: func(context.Context, *xenstore.Config) (*xenstore.Client, error) {
 			k.stores.Add(1)
 			near, far := net.Pipe()
@@ -100,11 +109,15 @@ func (k *kernel) devices() devices {
 	}
 }
 
-type nopCaller struct{}
+// privcmd answers every hypercall the same.
+type privcmd struct {
+	err    error
+	closed bool
+}
 
-func (nopCaller) ABI() hypercall.ABI                        { return hypercall.X86_64 }
-func (nopCaller) Hypercall(*hypercall.Call) (uint64, error) { return 0, hypercall.ENOSYS }
-func (nopCaller) Close() error                              { return nil }
+func (*privcmd) ABI() hypercall.ABI                          { return hypercall.X86_64 }
+func (p *privcmd) Hypercall(*hypercall.Call) (uint64, error) { return 0, p.err }
+func (p *privcmd) Close() error                              { p.closed = true; return nil }
 
 func TestLinuxDomain(t *testing.T) {
 	k := newKernel(t, 5)
@@ -147,10 +160,25 @@ func TestLinuxDomain(t *testing.T) {
 	<-d.Done()
 }
 
+// A domain that would lose pages by mapping its own is kept from it, in each incarnation.
+func TestLinuxOwnPages(t *testing.T) {
+	for kind, want := range map[string][]hypercall.DomID{"PV": nil, "": nil, "HVM": {5, 5}, "PVH": {5, 5}} {
+		k := newKernel(t, 5)
+		k.guestType = kind
+		d, err := open(t.Context(), newLinux(nil, k.devices()), nil)
+		require.NoError(t, err)
+		_, next, _ := d.Incarnation()
+		k.setID(t)
+		<-next
+		require.Equal(t, want, k.forbidden, kind)
+		require.NoError(t, d.Close())
+	}
+}
+
 // The control domain is not suspended, and whoever writes its domid does it no harm.
 func TestLinuxControlDomain(t *testing.T) {
 	k := newKernel(t, 0)
-	k.privcmdOpen = true
+	k.privcmd = new(privcmd)
 	d, err := open(t.Context(), newLinux(nil, k.devices()), nil)
 	require.NoError(t, err)
 	defer d.Close()
@@ -160,6 +188,17 @@ func TestLinuxControlDomain(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, k.ev.resumed.Load())
 	require.EqualValues(t, 1, k.stores.Load())
+}
+
+// Where the kernel has the device but allows no hypercall there is nobody to ask.
+func TestLinuxUselessPrivcmd(t *testing.T) {
+	k := newKernel(t, 5)
+	k.privcmd = &privcmd{err: hypercall.EPERM}
+	d, err := open(t.Context(), newLinux(nil, k.devices()), nil)
+	require.NoError(t, err)
+	require.False(t, k.askedXen)
+	require.True(t, k.privcmd.closed)
+	require.NoError(t, d.Close())
 }
 
 func TestLinuxWithoutDevices(t *testing.T) {

@@ -461,6 +461,19 @@ func TestLinuxResume(t *testing.T) {
 	require.NoError(t, m.Close())
 }
 
+func TestLinuxForbid(t *testing.T) {
+	_, a, b := modelPair(t)
+	s, err := a.Share(2, 1, ReadWrite)
+	require.NoError(t, err)
+	b.Forbid(1, errors.ErrUnsupported)
+	_, err = b.Map(1, s.Refs(), ReadWrite)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	b.Forbid(2, errors.ErrUnsupported)
+	m, err := b.Map(1, s.Refs(), ReadWrite)
+	require.NoError(t, err)
+	require.NoError(t, m.Close())
+}
+
 // Where a device is missing what needs it says so, and the rest works.
 func TestLinuxOneDevice(t *testing.T) {
 	x := newModelXen()
