@@ -129,8 +129,9 @@ func (l *linux) dialStore(ctx context.Context) (*xenstore.Client, error) {
 // once, so Xen takes it from where the kernel has it (guest_physmap_add_entry), and it is not there again after it was unmapped.
 var errOwnPages = fmt.Errorf("a domain that is not PV loses pages of its own that it maps: %w", errors.ErrUnsupported)
 
-// connected sees to it that the domain does itself no harm, and watches for a resume. Nobody tells a program of it, but the kernel registers its watches anew then, those of programs too, and
-// an event comes of each. The toolstack writes domid before the domain runs and never again. The control domain is not suspended.
+// connected sees to it that the domain does itself no harm, and watches for a resume. Nobody tells a program of it, but the kernel
+// registers its watches anew then, those of programs too, and an event comes of each. The toolstack writes domid before the domain runs
+// and never again. The control domain is not suspended.
 func (l *linux) connected(ctx context.Context, store *xenstore.Client, id hypercall.DomID) error {
 	switch l.dev.guestType() {
 	case "HVM", "PVH":
