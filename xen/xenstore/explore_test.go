@@ -169,7 +169,7 @@ func startIndex(w *explore.World) uint32 {
 
 // TestExploreRing: three rings full of bytes there and back, in every order.
 func TestExploreRing(t *testing.T) {
-	cfg := &explore.Config{Delays: explore.Pick(2, 3, 4), MustReach: []string{"the request ring is full", "a request is cut",
+	cfg := &explore.Config{Delays: explore.Pick(2, 3, 4), Merge: true, MustReach: []string{"the request ring is full", "a request is cut",
 		"the server makes room in a full ring"}}
 	explore.Check(t, cfg, func(w *explore.World) {
 		e := newEcho(w, 3*xenstore.RingSize, startIndex(w))
@@ -181,7 +181,7 @@ func TestExploreRing(t *testing.T) {
 // TestExploreRingReconnect: a client goes away at any step, in the middle of whatever it does, as it does when its domain boots another
 // kernel. The next one finds the page as it was left, asks for a reset, and gets back what it sends, and nothing else.
 func TestExploreRingReconnect(t *testing.T) {
-	cfg := &explore.Config{Delays: explore.Pick(1, 2, 3), MustReach: []string{"a reset", "a reset with replies under way"}}
+	cfg := &explore.Config{Delays: explore.Pick(1, 2, 3), Merge: true, MustReach: []string{"a reset", "a reset with replies under way"}}
 	explore.Check(t, cfg, func(w *explore.World) {
 		e := newEcho(w, 2*xenstore.RingSize, startIndex(w))
 		w.Daemon("server", e.serve)
