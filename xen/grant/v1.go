@@ -1,6 +1,7 @@
 package grant
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/hvkit/hvkit/shm"
@@ -86,8 +87,11 @@ func Survey(region *shm.Region, first bool) (busy []int) {
 	if first {
 		i = hypercall.NumReservedGrants
 	}
+	var entries [hypercall.GrantsPerFrame * entrySize]byte
+	region.CopyOut(entries[:], 0)
 	for ; i < hypercall.GrantsPerFrame; i++ {
-		if !endEntry(region, i*entrySize) {
+		granted := binary.LittleEndian.Uint16(entries[i*entrySize:]) != 0 // Xen leaves an entry alone that grants nothing
+		if granted && !endEntry(region, i*entrySize) {
 			busy = append(busy, i)
 		}
 	}
