@@ -104,6 +104,16 @@ func (m *machine) watch(first hypercall.GFN, r *shm.Region) {
 	m.w.Watch(fmt.Sprintf("%s:%x", m.name, uint64(first)), r, nil)
 }
 
+// Await implements hypercall.Awaiter: a party that waited as goroutines do would keep all others from their turns.
+func (m *machine) Await(what string, ready func() bool) bool {
+	t := m.w.current
+	if t == nil {
+		return false
+	}
+	t.Until(what, ready)
+	return true
+}
+
 // SetUpcall implements xen.Machine.
 func (m *machine) SetUpcall(f func()) {
 	m.upcall = f

@@ -87,7 +87,7 @@ type Native struct {
 	mu sync.Mutex
 	// changed is broadcast when what somebody may wait for has changed: growing, reaping, or the state of a share.
 	// +checklocks:mu
-	changed sync.Cond
+	changed change
 	// v1 is replaced when the domain resumes. Permit and End of the one that a reference was taken from need no lock.
 	// +checklocks:mu
 	v1 *V1
@@ -128,6 +128,7 @@ func NewNative(c hypercall.Caller, mem hypercall.Memory, cfg *Config) (*Native, 
 	n := &Native{c: c, mem: mem, cfg: cfg.withDefaults()}
 	n.notifier, _ = mem.(hypercall.UnmapNotifier)
 	n.changed.L = &n.mu
+	n.changed.awaiter, _ = mem.(hypercall.Awaiter)
 	limit, err := n.probe()
 	if err != nil {
 		return nil, err

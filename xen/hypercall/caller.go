@@ -79,3 +79,11 @@ type UnmapNotifier interface {
 	// take it back.
 	SetUnmapNotify(frame GFN, off int, port Port) error
 }
+
+// Awaiter is what a [Memory] also implements where whoever waits for a change has to say so: the explorer of package sim/explore, whose
+// parties take turns. Elsewhere goroutines wait for each other as Go's do.
+type Awaiter interface {
+	// Await returns true once ready returns true, which it may be asked at any time, by any goroutine, with no lock of the caller held.
+	// It returns false at once where the caller must wait by itself.
+	Await(what string, ready func() bool) bool
+}
