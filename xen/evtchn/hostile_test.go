@@ -163,6 +163,26 @@ func TestE08_SeenBeforeMask(t *testing.T) {
 	require.Equal(t, 1, runs)
 }
 
+// E-10: an event comes while another goroutine scans, and has looked there already. That goroutine scans once more.
+func TestE10_UpcallDuringScan(t *testing.T) {
+	n, x := newNative(t, hypercall.X86_64, nil)
+	a, b := pair(t, n, x)
+	c, d := pair(t, n, x)
+	inside, leave := make(chan struct{}), make(chan struct{})
+	b.Handle(func() {
+		close(inside)
+		<-leave
+	})
+	sent := make(chan error, 1)
+	go func() { sent <- a.Notify() }()
+	<-inside
+	require.NoError(t, c.Notify())
+	require.False(t, d.take(), "the scan is at another channel")
+	close(leave)
+	require.NoError(t, d.Wait(soon(t)), "the event was lost")
+	require.NoError(t, <-sent)
+}
+
 // E-10: channels are opened and closed by some goroutines while others send, and while Xen tells of events of ports that come and go. The
 // race detector looks on; each channel that stays open hears of what is sent to it last.
 func TestE10_ChannelsChangeWhileEventsCome(t *testing.T) {
