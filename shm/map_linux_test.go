@@ -109,6 +109,23 @@ func TestMapRefuses(t *testing.T) {
 	require.Equal(t, before, mapLines(t, "memfd:refuses"), "a refused Map left a mapping")
 }
 
+// TestMapFarPage maps what is further into a descriptor than a region is large: gntalloc has every share further in than the one before.
+func TestMapFarPage(t *testing.T) {
+	const first = 1<<24 + 5
+	fd, err := unix.MemfdCreate("far", unix.MFD_CLOEXEC)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Ftruncate(fd, (first+1)*page))
+	r, err := shm.Map(true, shm.Extent{FD: fd, First: first, Pages: 1})
+	require.NoError(t, err)
+	defer r.Close()
+	r.Store8(9, 77)
+	b := []byte{0}
+	_, err = unix.Pread(fd, b, first*page+9)
+	require.NoError(t, err)
+	require.EqualValues(t, 77, b[0])
+}
+
 func TestMapOfUnmappable(t *testing.T) {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
@@ -144,9 +161,7 @@ func TestVerifySealedRefuses(t *testing.T) {
 		require.NoError(t, err)
 		f := os.NewFile(uintptr(fd), "other")
 		t.Cleanup(func() { f.Close() })
-		if flags&unix.MFD_HUGETLB == 0 {
-			require.NoError(t, unix.Ftruncate(fd, 2*page))
-		}
+		require.NoError(t, unix.Ftruncate(fd, 2*page))
 		if seals != 0 {
 			_, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
 			require.NoError(t, err)
@@ -174,7 +189,6 @@ func TestVerifySealedRefuses(t *testing.T) {
 		"not sealed":     {memfd(unix.MFD_ALLOW_SEALING, 0), 2, "can shrink or grow"},
 		"not sealable":   {memfd(0, 0), 2, "can shrink or grow"},
 		"too short":      {memfd(unix.MFD_ALLOW_SEALING, both), 3, "it has 8192 bytes, and 12288 are needed"},
-		"huge pages":     {memfd(unix.MFD_ALLOW_SEALING|unix.MFD_HUGETLB, both), 1, "not ordinary"},
 		"regular file":   {regular, 1, ""},
 		"pipe":           {pr, 1, "no memfd"},
 		"no pages":       {memfd(unix.MFD_ALLOW_SEALING, both), 0, "0 pages"},
@@ -188,6 +202,21 @@ func TestVerifySealedRefuses(t *testing.T) {
 	closed := newFile(t, "closed", 1)
 	closed.Close()
 	require.ErrorContains(t, shm.VerifySealed(closed, 1), "closed")
+}
+
+func TestVerifySealedRefusesHugePages(t *testing.T) {
+	fd, err := unix.MemfdCreate("huge", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_HUGETLB)
+	if errors.Is(err, unix.ENOENT) {
+		t.Skip("this kernel has no huge pages, as in a PV domain of Xen")
+	}
+	require.NoError(t, err)
+	f := os.NewFile(uintptr(fd), "huge")
+	defer f.Close()
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW)
+	require.NoError(t, err)
+	var e *shm.SealError
+	require.ErrorAs(t, shm.VerifySealed(f, 1), &e)
+	require.Contains(t, e.Reason, "not ordinary")
 }
 
 // mapLines counts the mappings of this process whose line in /proc/self/maps has the text.

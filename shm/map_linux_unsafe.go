@@ -5,6 +5,7 @@ package shm
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"unsafe"
@@ -46,12 +47,16 @@ type mapping struct {
 	size uintptr
 }
 
+// maxFirst is the last page of a descriptor that an offset can say and leave room for a region behind.
+const maxFirst = math.MaxInt64>>pageShift - maxPages
+
 // countPages checks the extents and returns how many pages they have.
 func countPages(extents []Extent) (int, error) {
 	n := 0
 	for _, e := range extents {
-		if e.First < 0 || e.First > maxPages || e.Pages <= 0 || e.Pages > maxPages-n {
-			return 0, fmt.Errorf("shm: map: extent of %d pages from page %d: a region has 1 to %d pages", e.Pages, e.First, maxPages)
+		if e.First < 0 || int64(e.First) > maxFirst || e.Pages <= 0 || e.Pages > maxPages-n {
+			return 0, fmt.Errorf("shm: map: extent of %d pages from page %d: a region has 1 to %d pages, up to page %d", e.Pages, e.First, maxPages,
+				int64(maxFirst))
 		}
 		if err := longEnough(e); err != nil {
 			return 0, err
@@ -70,7 +75,7 @@ func longEnough(e Extent) error {
 	if err := unix.Fstat(e.FD, &st); err != nil {
 		return fmt.Errorf("shm: map descriptor %d: %w", e.FD, err)
 	}
-	if end := int64(e.First+e.Pages) * PageSize; st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size < end {
+	if end := (int64(e.First) + int64(e.Pages)) * PageSize; st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size < end {
 		return fmt.Errorf("shm: map %d pages from page %d of descriptor %d: the file has %d bytes, not %d",
 			e.Pages, e.First, e.FD, st.Size, end)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -104,6 +105,9 @@ func (h *Host) create(c DomainConfig) (*Domain, error) {
 	if c.ABI > hypercall.ARM64 {
 		return nil, fmt.Errorf("no such ABI: %d", c.ABI)
 	}
+	if _, err := strconv.ParseUint(c.Name, 10, 64); err == nil {
+		return nil, fmt.Errorf("a name that is a number, as domains have one: %w", hypercall.EINVAL)
+	}
 	d := &Domain{host: h, name: c.Name, gone: make(chan struct{})}
 	if c.External {
 		if !h.cfg.Shared {
@@ -116,6 +120,9 @@ func (h *Host) create(c DomainConfig) (*Domain, error) {
 	defer h.mu.Unlock()
 	if h.hv.closed {
 		return nil, ErrHostClosed
+	}
+	if other := h.hv.named(c.Name); other != nil {
+		return nil, fmt.Errorf("domain %d has this name: %w", other.id, hypercall.EEXIST)
 	}
 	g, err := h.hv.newGuest(c, d)
 	if err != nil {

@@ -63,7 +63,7 @@ func (d *guest) allocUnbound(id, remote hypercall.DomID) (hypercall.Port, error)
 	}
 	p := port{state: hypercall.EvtchnUnbound, remote: d.self(remote)}
 	if t.remote {
-		if p.wires, err = newWires(); err != nil {
+		if p.wires, err = unboundWires(); err != nil {
 			return 0, hypercall.ENOMEM
 		}
 	}
@@ -134,7 +134,7 @@ func (d *guest) bindLocal(p port) (hypercall.Port, error) {
 		return 0, err
 	}
 	if d.remote {
-		if p.wires, err = newWires(); err != nil {
+		if p.wires, err = localWires(); err != nil {
 			return 0, hypercall.ENOMEM
 		}
 	}
@@ -293,7 +293,7 @@ func (d *guest) hostPort() (*hostChannel, error) {
 	c := &hostChannel{d: d, port: n, taker: func() {}}
 	p := port{state: hypercall.EvtchnInterdomain, remote: 0, peer: n, back: c}
 	if d.remote {
-		if p.wires, err = newWires(); err != nil {
+		if p.wires, err = hostWires(); err != nil {
 			return nil, err
 		}
 		if err := d.watchHost(c, &p); err != nil {

@@ -20,6 +20,8 @@ type external struct {
 	mu sync.Mutex // held while a message is sent, for replyTimeout at most; the host's lock may be taken with it held
 	// +checklocks:mu
 	welcomed bool
+	// +checklocks:mu
+	gen uint32 // the incarnation that the process was told of last
 }
 
 func newExternal() *external { return new(external) }
@@ -36,8 +38,8 @@ func (x *external) begin(d *Domain) error {
 		return x.refuseLocked(err)
 	}
 	err = x.sendLocked(w.msg, w.send.fds...)
+	x.welcomed, x.gen = err == nil, w.msg.Gen
 	d.host.release(&w.send)
-	x.welcomed = err == nil
 	if err == nil && paused {
 		err = x.sendLocked(&attach.Message{Kind: attach.Paused})
 	}
@@ -77,13 +79,24 @@ func (x *external) tell(m *attach.Message) {
 	}
 }
 
-// greet sends what an incarnation begins with, if there is a process.
-func (x *external) greet(w *welcome) {
+// greet sends what an incarnation begins with to a process that knows of an earlier one.
+func (x *external) greet(d *Domain) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.welcomed {
-		_ = x.sendLocked(w.msg, w.send.fds...)
+	if !x.welcomed {
+		return
 	}
+	d.host.mu.Lock()
+	g := d.guest
+	if g.gen == x.gen || g.state != stateRunning {
+		d.host.mu.Unlock()
+		return
+	}
+	w := g.welcome(attach.Resumed)
+	d.host.mu.Unlock()
+	x.gen = w.msg.Gen
+	_ = x.sendLocked(w.msg, w.send.fds...)
+	d.host.release(&w.send)
 }
 
 // end tells the process that its domain is no more, and hangs up. A message that is being sent has endTimeout left.
@@ -131,8 +144,8 @@ func (g *guest) welcome(kind attach.Kind) *welcome {
 	w := &welcome{msg: &attach.Message{Kind: kind, Gen: g.gen, Dom: g.id, Name: g.name, ABI: g.abi, Port: n}}
 	w.send.addExtent(g.grants.table)
 	w.send.addExtent(g.space[gfn.Store].ext)
-	w.send.addWire(g.ports[n].wires.rx)
-	w.send.addWire(g.ports[n].wires.tx)
+	w.send.addEar(g.ports[n].wires.rx)
+	w.send.addEvent(g.ports[n].wires.tx)
 	return w
 }
 
@@ -141,6 +154,13 @@ func (x *external) serve(d *Domain, gone <-chan struct{}) error {
 	conn := x.conn.Load()
 	for {
 		m, fds, err := conn.Receive()
+		if errors.Is(err, attach.ErrNoRoom) { // it is this process that is short of them, not the other
+			d.host.log.Error("sim: a request's descriptors were lost", "domain", d.name, "err", err)
+			err = x.refuse(m, err)
+			if err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return x.farewell(err)
 		}
@@ -150,6 +170,15 @@ func (x *external) serve(d *Domain, gone <-chan struct{}) error {
 			return x.farewell(err)
 		}
 	}
+}
+
+// refuse answers a request that could not be looked at.
+func (x *external) refuse(m *attach.Message, why error) error {
+	r := request{m: m, reply: &attach.Message{Kind: attach.Reply, ID: m.ID, Gen: m.Gen}}
+	r.fail(why)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.sendLocked(r.reply)
 }
 
 // farewell tells a process that broke the protocol what was wrong.

@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"context"
 	"encoding/binary"
 	"io"
 	"math/rand/v2"
@@ -18,6 +19,7 @@ import (
 	"github.com/hvkit/hvkit/sim"
 	"github.com/hvkit/hvkit/sim/simtest"
 	"github.com/hvkit/hvkit/xen"
+	"github.com/hvkit/hvkit/xen/grant"
 	"github.com/hvkit/hvkit/xen/hypercall"
 )
 
@@ -284,6 +286,104 @@ func TestManyDescriptors(t *testing.T) {
 	require.NoError(t, w.Close())
 	_, err = r.Read(make([]byte, 1)) // returns when the last copy has gone
 	require.ErrorIs(t, err, io.EOF)
+}
+
+// TestOnlyTheRingerHasTheEvent: what a process is rung by can neither be rung, nor read, nor made to block by it, so that it cannot have
+// who sends to it wait: the host, a domain of this process or another one.
+func TestOnlyTheRingerHasTheEvent(t *testing.T) {
+	x := newBench(t, sim.Limits{})
+	_, conn := x.dial(t)
+	require.NoError(t, conn.Send(&attach.Message{Kind: attach.Hello, ID: attach.Version, Name: "hostile"}))
+	w, fds, err := conn.Receive()
+	require.NoError(t, err)
+	defer fds.Close()
+	ears := map[string]int{"Xenstore's port": fds[2]}
+	bell, err := x.a.Events().AllocUnbound(w.Dom)
+	require.NoError(t, err)
+	defer bell.Close()
+	outside, err := x.b.Events().AllocUnbound(w.Dom)
+	require.NoError(t, err)
+	defer outside.Close()
+	for name, call := range map[string]*hypercall.Call{
+		"an unbound port": evtchnCall(hypercall.EvtchnopAllocUnbound, &hypercall.EvtchnAllocUnbound{Dom: w.Dom, RemoteDom: x.a.ID()}),
+		"a port bound to a domain of the host's process": evtchnCall(hypercall.EvtchnopBindInterdomain,
+			&hypercall.EvtchnBindInterdomain{RemoteDom: x.a.ID(), RemotePort: bell.Port()}),
+		"a port bound to another process's": evtchnCall(hypercall.EvtchnopBindInterdomain,
+			&hypercall.EvtchnBindInterdomain{RemoteDom: x.b.ID(), RemotePort: outside.Port()}),
+		"a virtual interrupt": evtchnCall(hypercall.EvtchnopBindVIRQ, &hypercall.EvtchnBindVIRQ{VIRQ: hypercall.VIRQDebug}),
+		"an IPI":              evtchnCall(hypercall.EvtchnopBindIPI, &hypercall.EvtchnBindIPI{}),
+	} {
+		_, fds := openPort(t, conn, w, call)
+		defer fds.Close()
+		ears[name] = fds[0]
+	}
+	for name, fd := range ears {
+		_, err := unix.Write(fd, make([]byte, 8))
+		require.ErrorIs(t, err, unix.EINVAL, name)
+		_, err = unix.Read(fd, make([]byte, 8))
+		require.ErrorIs(t, err, unix.EINVAL, name)
+	}
+}
+
+func evtchnCall(cmd uint64, op hypercall.Struct) *hypercall.Call {
+	return hypercall.NewStructCall(hypercall.X86_64, hypercall.NrEventChannelOp, cmd, op)
+}
+
+// openPort makes a call that opens a port, and returns the descriptors that come with it.
+func openPort(t *testing.T, conn *attach.Conn, w *attach.Message, call *hypercall.Call) (hypercall.Port, attach.FDs) {
+	t.Helper()
+	require.NoError(t, conn.Send(&attach.Message{Kind: attach.Hypercall, Gen: w.Gen, Call: call}))
+	reply, fds, err := conn.Receive()
+	require.NoError(t, err)
+	require.Empty(t, reply.Text)
+	require.NotEmpty(t, fds)
+	return reply.Port, fds
+}
+
+// TestFullCounter: a process fills the counter of the event that it rings a peer with, and has writes to it block. Nobody else rings that
+// event: the host still tells the peer that the process has died, and does not wait.
+func TestFullCounter(t *testing.T) {
+	x := newBench(t, sim.Limits{})
+	for name, victim := range map[string]*xen.Domain{"in": x.a, "out": x.b} {
+		t.Run(name, func(t *testing.T) {
+			sock, conn, w := x.join(t)
+			share, err := victim.Grants().Share(w.Dom, 1, grant.ReadWrite)
+			require.NoError(t, err)
+			ch, err := victim.Events().AllocUnbound(w.Dom)
+			require.NoError(t, err)
+			port, fds := openPort(t, conn, w, evtchnCall(hypercall.EvtchnopBindInterdomain,
+				&hypercall.EvtchnBindInterdomain{RemoteDom: victim.ID(), RemotePort: ch.Port()}))
+			defer fds.Close()
+			const frame = 0x70000
+			r := ask(t, conn, &attach.Message{Kind: attach.Hypercall, Gen: w.Gen, Call: hypercall.NewStructCall(hypercall.X86_64,
+				hypercall.NrGrantTableOp, hypercall.GnttabopMapGrantRef, &hypercall.MapGrantRef{HostAddr: frame * shm.PageSize,
+					Flags: hypercall.GrantMapHost, Ref: share.Refs()[0], Dom: victim.ID()})})
+			require.Len(t, r.Places, 1)
+			require.Empty(t, ask(t, conn, &attach.Message{Kind: attach.SetNotify, Gen: w.Gen, GFN: frame, Offset: -1, Port: port}).Text)
+			fill(t, fds[1])
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			require.NoError(t, ch.Wait(ctx), "filling it has rung it")
+			sock.Close()
+			x.requireGone(t, w.Dom)
+			require.NoError(t, ch.Wait(ctx), "the notification of the unmapping")
+			require.NoError(t, ch.Close())
+			end, err := share.End()
+			require.NoError(t, err)
+			require.Equal(t, grant.Reclaimed, end)
+		})
+	}
+}
+
+// fill fills an event's counter, and has whoever rings it next wait for ever.
+func fill(t *testing.T, event int) {
+	t.Helper()
+	var full [8]byte
+	binary.LittleEndian.PutUint64(full[:], 1<<64-2)
+	_, err := unix.Write(event, full[:])
+	require.NoError(t, err)
+	_, err = unix.FcntlInt(uintptr(event), unix.F_SETFL, 0)
+	require.NoError(t, err)
 }
 
 // TestFlood: a process that makes requests and does not read the replies is cut off; meanwhile nobody waits for it.

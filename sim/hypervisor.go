@@ -129,6 +129,16 @@ func (x *hypervisor) buryOrKeep(dead *guest) {
 	delete(x.zombies, dead)
 }
 
+// named returns the live domain of that name, or nil. Of no name there may be many.
+func (x *hypervisor) named(name string) *guest {
+	for _, g := range x.domains {
+		if name != "" && g.name == name {
+			return g
+		}
+	}
+	return nil
+}
+
 // sorted returns the live domains by number.
 func (x *hypervisor) sorted() []*guest {
 	return slices.SortedFunc(maps.Values(x.domains), func(a, b *guest) int { return cmp.Compare(a.id, b.id) })

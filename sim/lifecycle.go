@@ -200,20 +200,15 @@ func (d *Domain) nextLife(begin func(*guest) error, fresh bool) (told func(), er
 // goOn lets the new incarnation run.
 func (d *Domain) goOn() (told func(), err error) {
 	h := d.host
-	var w *welcome
 	h.mu.Lock()
 	if err = d.guest.from("resume", stateSuspended); err == nil {
 		d.guest.enter(stateRunning)
 		told = d.onResume
 		d.unheard = told == nil
-		if d.external != nil {
-			w = d.guest.welcome(attach.Resumed)
-		}
 	}
 	h.unlock()
-	if w != nil {
-		d.external.greet(w)
-		h.release(&w.send)
+	if err == nil && d.external != nil {
+		d.external.greet(d)
 	}
 	return told, err
 }

@@ -60,6 +60,8 @@ func TestNewDomainRefusals(t *testing.T) {
 		"dom0 with a number": {ID: 4, Dom0: true},
 		"no such ABI":        {ABI: 9},
 		"external on a heap": {External: true},
+		"name in use":        {Name: "domain-1"},
+		"name like a number": {Name: "7"},
 	} {
 		_, err := h.NewDomain(c)
 		require.Error(t, err, name)

@@ -111,6 +111,46 @@ func TestKilledWhilePaused(t *testing.T) {
 	require.LessOrEqual(t, h.Stats().Hypercalls-calls, uint64(1))
 }
 
+// TestJoinAfterReset: a process joins a domain that had another incarnation before anybody was it.
+func TestJoinAfterReset(t *testing.T) {
+	h := simtest.NewHost(t, &sim.HostConfig{Shared: true})
+	socket := simtest.Serve(t, h, nil)
+	d, err := h.NewDomain(&sim.DomainConfig{Name: "reset", External: true})
+	require.NoError(t, err)
+	require.NoError(t, d.SoftReset())
+	require.NoError(t, d.Suspend())
+	require.NoError(t, d.Resume(true))
+	inside, err := xen.Join(t.Context(), socket, d.Token(), "", nil)
+	require.NoError(t, err)
+	defer inside.Close()
+	other := simtest.NewDomain(t, h, "other").Xen()
+	meet(t, inside, other)
+	_, next, _ := inside.Incarnation()
+	require.NoError(t, d.SoftReset())
+	<-next
+	meet(t, other, inside)
+}
+
+// TestBindAgain: a channel between processes whose one end was closed works with the next end that is bound to it.
+func TestBindAgain(t *testing.T) {
+	h := simtest.NewHost(t, &sim.HostConfig{Shared: true})
+	socket := simtest.Serve(t, h, nil)
+	a, b := simtest.Join(t, socket, "a"), simtest.Join(t, socket, "b")
+	ch, err := a.Events().AllocUnbound(b.ID())
+	require.NoError(t, err)
+	for range 3 {
+		peer, err := b.Events().BindInterdomain(a.ID(), ch.Port())
+		require.NoError(t, err)
+		require.NoError(t, peer.Wait(within(t)), "Xen's own first event")
+		require.NoError(t, peer.Notify())
+		require.NoError(t, ch.Wait(within(t)))
+		require.NoError(t, ch.Notify())
+		require.NoError(t, peer.Wait(within(t)))
+		require.NoError(t, peer.Close())
+	}
+	require.NoError(t, ch.Close())
+}
+
 // TestJoinPaused: a process joins a domain that is paused already.
 func TestJoinPaused(t *testing.T) {
 	h := simtest.NewHost(t, &sim.HostConfig{Shared: true})

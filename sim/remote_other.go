@@ -20,7 +20,9 @@ func (h *Host) Serve(context.Context, *net.UnixListener, *ServeConfig) error { r
 // wires are the event descriptors of a port of which one end is in another process. There are none here.
 type wires struct{}
 
-func newWires() (wires, error) { return wires{}, errUnsupported }
+func unboundWires() (wires, error) { return wires{}, errUnsupported }
+func localWires() (wires, error)   { return wires{}, errUnsupported }
+func hostWires() (wires, error)    { return wires{}, errUnsupported }
 
 func (wires) ring() {}
 
@@ -50,12 +52,4 @@ func newExternal() *external { return new(external) }
 
 func (*external) end(string)           {}
 func (*external) tell(*attach.Message) {}
-func (*external) greet(*welcome)       {}
-
-type handed struct{}
-
-func (h *Host) release(*handed) {}
-
-type welcome struct{ send handed }
-
-func (d *guest) welcome(attach.Kind) *welcome { return new(welcome) }
+func (*external) greet(*Domain)        {}

@@ -113,13 +113,13 @@ func (r *request) handPort(g *guest, c *hypercall.Call) {
 	}
 	r.reply.Port = n
 	p := &g.ports[n]
-	r.send.addWire(p.wires.rx)
+	r.send.addEar(p.wires.rx)
 	switch p.state {
 	case hypercall.EvtchnIPI:
-		r.send.addWire(p.wires.rx) // what is sent arrives at the same port
+		r.send.addEvent(p.wires.rx) // what is sent arrives at the same port
 	case hypercall.EvtchnVIRQ: // nothing can be sent
 	default:
-		r.send.addWire(p.wires.tx)
+		r.send.addEvent(p.wires.tx)
 	}
 }
 
@@ -183,6 +183,7 @@ type handed struct {
 	fds     []int
 	extents []*extent // those of them that are extents, at the same places
 	wires   []*wire
+	ears    []*attach.Ear
 }
 
 // release lets go of what was held for a message.
@@ -197,6 +198,9 @@ func (h *Host) release(s *handed) {
 	}
 	for _, w := range s.wires {
 		w.drop()
+	}
+	for _, e := range s.ears {
+		e.Close()
 	}
 	*s = handed{}
 }
@@ -219,9 +223,16 @@ func (s *handed) addExtent(e *extent) (int, bool) {
 	return len(s.fds) - 1, true
 }
 
-// addWire adds an event descriptor, after all extents.
-func (s *handed) addWire(w *wire) {
+// addEvent adds what a process rings a wire with, after all extents.
+func (s *handed) addEvent(w *wire) {
 	w.refs++
 	s.wires = append(s.wires, w)
 	s.fds = append(s.fds, w.event.FD())
+}
+
+// addEar adds what a process hears a wire with, after all extents. The process has it alone from then on.
+func (s *handed) addEar(w *wire) {
+	s.ears = append(s.ears, w.ear)
+	s.fds = append(s.fds, w.ear.FD())
+	w.ear = nil
 }

@@ -36,37 +36,106 @@ func (w *wiring) close() error {
 	return w.poller.Close()
 }
 
-// wire is an event descriptor. Both ends of a channel may hold it.
+// wire is one direction of an event channel of which at least one end is in another process. Who rings and who hears must not be able to
+// get in each other's way, nor in the host's: each that rings has an event of its own, and a process that hears has an ear.
 type wire struct {
-	event *attach.Event
+	event *attach.Event // rung by the process that sends; nil where that is the host
+	host  *attach.Event // rung by the host, for a process that hears; no process has it
+	ear   *attach.Ear   // which such a process is given, once
 	refs  int
 }
 
-func (w *wire) drop() {
-	if w.refs--; w.refs == 0 {
-		w.event.Close()
+// newWire makes a wire that a process rings, or that a process hears, or both.
+func newWire(rung, heard bool) (*wire, error) {
+	w := &wire{refs: 1}
+	if rung {
+		var err error
+		if w.event, err = attach.NewEvent(); err != nil {
+			return nil, err
+		}
 	}
+	if heard {
+		if err := w.hear(); err != nil {
+			w.drop()
+			return nil, err
+		}
+	}
+	return w, nil
 }
 
-// wires are the event descriptors of a port of which at least one end is in another process: rx is rung for this port, tx for its peer.
+// hear makes the ear for a process that is about to hear the wire. One that had it before hears the host no more.
+func (w *wire) hear() error {
+	host, err := attach.NewEvent()
+	if err != nil {
+		return err
+	}
+	events := []*attach.Event{host}
+	if w.event != nil {
+		events = append(events, w.event)
+	}
+	ear, err := attach.NewEar(events...)
+	if err != nil {
+		host.Close()
+		return err
+	}
+	w.deafen()
+	w.host, w.ear = host, ear
+	return nil
+}
+
+// deafen takes back what hear made.
+func (w *wire) deafen() {
+	if w.host != nil {
+		w.host.Close()
+	}
+	if w.ear != nil {
+		w.ear.Close()
+	}
+	w.host, w.ear = nil, nil
+}
+
+func (w *wire) drop() {
+	if w.refs--; w.refs > 0 {
+		return
+	}
+	if w.event != nil {
+		w.event.Close()
+	}
+	w.deafen()
+}
+
+// wires are those of a port: rx is rung for this port, tx for its peer.
 type wires struct {
-	rx, tx *wire
+	rx, tx *wire // tx is nil where there is no peer
 	// watched is what the host's poller looks at where the end itself, or its peer's, is in this process.
 	watched *wire
 	watch   int32
 }
 
-func newWires() (wires, error) {
-	rx, err := attach.NewEvent()
+// newWires makes wires, of each of which a process rings it or not, and hears it or not.
+func newWires(rxRung, rxHeard, txRung, txHeard bool) (wires, error) {
+	rx, err := newWire(rxRung, rxHeard)
 	if err != nil {
 		return wires{}, err
 	}
-	tx, err := attach.NewEvent()
+	tx, err := newWire(txRung, txHeard)
 	if err != nil {
-		rx.Close()
+		rx.drop()
 		return wires{}, err
 	}
-	return wires{rx: &wire{rx, 1}, tx: &wire{tx, 1}}, nil
+	return wires{rx: rx, tx: tx}, nil
+}
+
+// unboundWires are those of a process's port to which any domain may be bound.
+func unboundWires() (wires, error) { return newWires(true, true, true, false) }
+
+// hostWires are those of a process's port whose other end is the host.
+func hostWires() (wires, error) { return newWires(false, true, true, false) }
+
+// localWires are those of a process's port that has no other end: an IPI, or a virtual interrupt.
+func localWires() (wires, error) {
+	rx, err := newWire(true, true)
+	return wires{rx: rx}, err
 }
 
 // crossed are the wires of the other end of the channel.
@@ -76,10 +145,10 @@ func (w wires) crossed() wires {
 	return wires{rx: w.tx, tx: w.rx}
 }
 
-// ring makes an event arrive at the port.
+// ring makes an event arrive at a port of a process.
 func (w wires) ring() {
-	if w.rx != nil {
-		w.rx.event.Ring()
+	if w.rx != nil && w.rx.host != nil {
+		w.rx.host.Ring()
 	}
 }
 
@@ -93,33 +162,40 @@ func (x *hypervisor) dropWires(p *port) {
 	if w.watched != nil {
 		x.wiring.poller.Forget(w.watch, w.watched.event)
 	}
+	w.drop()
+}
+
+func (w wires) drop() {
 	w.rx.drop()
-	w.tx.drop()
+	if w.tx != nil {
+		w.tx.drop()
+	}
 }
 
 // cross gives the new port n of d, which is being bound to r's port rn, the wires that it shares with it.
 func (d *guest) cross(n hypercall.Port, p *port, r *guest, rn hypercall.Port, rp *port) error {
 	if rp.wires.rx == nil { // r is in this process
-		w, err := newWires()
+		w, err := newWires(true, false, false, false)
 		if err != nil {
 			return err
 		}
 		if err := r.watchPeer(&w, rn); err != nil {
-			w.rx.drop()
-			w.tx.drop()
+			w.drop()
 			return err
 		}
 		rp.wires = w
 	}
 	p.wires = rp.wires.crossed()
+	var err error
 	if d.remote {
-		return nil
+		err = p.wires.rx.hear()
+	} else {
+		err = d.watchPeer(&p.wires, n)
 	}
-	if err := d.watchPeer(&p.wires, n); err != nil {
+	if err != nil {
 		d.xen.dropWires(p)
-		return err
 	}
-	return nil
+	return err
 }
 
 // watchPeer has the host take what the other end of a port of this process's domain sends.

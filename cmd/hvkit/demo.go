@@ -97,8 +97,11 @@ func (d *demo) play(ctx context.Context, s *streams) (err error) {
 		return err
 	}
 	defer d.crew.close()
+	if err := d.prepareFile(ctx); err != nil {
+		return err
+	}
 	for _, act := range []func() error{
-		d.prepareFile, d.hire, d.connect, d.exchange, d.pingPong, d.store, d.killClient, d.lookForLeaks,
+		d.hire, d.connect, d.exchange, d.pingPong, d.store, d.killClient, d.lookForLeaks,
 	} {
 		if err := act(); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,11 +15,11 @@ import (
 )
 
 // prepareFile makes the file where none is given, and computes its SHA-256.
-func (d *demo) prepareFile() error {
+func (d *demo) prepareFile(ctx context.Context) error {
 	r := &d.report
 	if r.File = d.cmd.File; r.File == "" {
 		r.File = filepath.Join(d.crew.dir, "random")
-		return d.makeFile(int64(d.cmd.Size))
+		return d.makeFile(ctx, int64(d.cmd.Size))
 	}
 	f, err := os.Open(r.File)
 	if err != nil {
@@ -34,14 +35,14 @@ func (d *demo) prepareFile() error {
 	}
 	d.bar.Begin("reading the file", info.Size())
 	hash := sha256.New()
-	r.Bytes, err = io.CopyBuffer(&progressWriter{w: hash, bar: d.bar}, struct{ io.Reader }{f}, make([]byte, blockSize))
+	r.Bytes, err = io.CopyBuffer(&progressWriter{w: hash, bar: d.bar}, &interruptedReader{ctx, f}, make([]byte, blockSize))
 	r.SHA256 = hex.EncodeToString(hash.Sum(nil))
 	d.tell("The file is %s, %s.", r.File, terminal.Bytes(r.Bytes))
 	return err
 }
 
 // makeFile fills the file with random bytes, different ones each time, so that no transfer of before can stand in for this one.
-func (d *demo) makeFile(size int64) error {
+func (d *demo) makeFile(ctx context.Context, size int64) error {
 	r := &d.report
 	var seed [32]byte
 	rand.Read(seed[:])
@@ -53,13 +54,26 @@ func (d *demo) makeFile(size int64) error {
 	d.bar.Begin("making a file", size)
 	hash := sha256.New()
 	to := &progressWriter{w: io.MultiWriter(f, hash), bar: d.bar}
-	from := io.LimitReader(mathrand.NewChaCha8(seed), size)
+	from := &interruptedReader{ctx, io.LimitReader(mathrand.NewChaCha8(seed), size)}
 	if r.Bytes, err = io.CopyBuffer(to, from, make([]byte, blockSize)); err != nil {
 		return err
 	}
 	r.SHA256 = hex.EncodeToString(hash.Sum(nil))
 	d.tell("A file of %s of random bytes is made.", terminal.Bytes(r.Bytes))
 	return f.Close()
+}
+
+// interruptedReader reads until the context ends.
+type interruptedReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (i *interruptedReader) Read(p []byte) (int, error) {
+	if err := i.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return i.r.Read(p)
 }
 
 // print prints the table.

@@ -84,6 +84,18 @@ func TestDemoInterrupted(t *testing.T) {
 	require.Empty(t, p.errs.String())
 }
 
+// A demo that is interrupted while it makes its file ends, and leaves nothing of the file (which TestMain looks for).
+func TestDemoInterruptedEarly(t *testing.T) {
+	p := spawn(t, "demo", "--size", "1024G")
+	require.Eventually(t, func() bool {
+		files, _ := filepath.Glob(filepath.Join(os.TempDir(), "hvkit-[0-9]*", "random"))
+		return len(files) == 1
+	}, patient, time.Millisecond)
+	require.NoError(t, p.cmd.Process.Signal(os.Interrupt))
+	require.Equal(t, 130, p.wait(t))
+	require.Empty(t, p.errs.String())
+}
+
 func TestBench(t *testing.T) {
 	var r benchReport
 	require.NoError(t, json.Unmarshal([]byte(ok(t, "bench", "--time", "10ms", "--json")), &r))

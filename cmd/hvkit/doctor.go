@@ -27,7 +27,8 @@ Examples:
 
 // Run prints what was found.
 func (c *doctorCmd) Run(s *streams) error {
-	found := doctor.Examine(doctor.Local(filepath.Dir(c.Host), func() bool { return served("unixpacket", c.Host) }))
+	named := c.Host != defaultHostSocket()
+	found := doctor.Examine(doctor.Local(filepath.Dir(c.Host), named, func() bool { return served("unixpacket", c.Host) }))
 	if c.JSON {
 		if err := writeJSON(s.out, found); err != nil {
 			return err

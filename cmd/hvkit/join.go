@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hvkit/hvkit/xen"
 )
@@ -37,6 +38,14 @@ func (f *joinFlags) join(ctx context.Context) (*xen.Domain, error) {
 		return nil, &nobodyError{"no simulated host at " + f.Host + " (start one with 'hvkit host')", lastCause(err)}
 	}
 	return nil, err
+}
+
+// within returns a context that ends after the time, or with ctx where that is 0: a --timeout of 0 waits for ever.
+func within(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, timeout)
 }
 
 // absentSocket reports whether nobody serves a socket.

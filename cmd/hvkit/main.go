@@ -23,6 +23,7 @@ type cli struct {
 	Xenstored xenstoredCmd `cmd:"" help:"Serve a Xenstore on a Unix socket."`
 	Bench     benchCmd     `cmd:"" help:"Measure vchan and Xenstore between two processes."`
 	Doctor    doctorCmd    `cmd:"" help:"Say what this machine offers, and how to mend what is missing."`
+	Testbed   testbedCmd   `cmd:"" help:"Run tests inside real Xen, under QEMU."`
 
 	Worker workerCmd `cmd:"" hidden:"" help:"Be a domain of the demo or the benchmark."`
 
@@ -76,6 +77,8 @@ func run(ctx context.Context, args []string, s *streams) (code int) {
 			panic(r)
 		}
 	}()
+	out := &output{Writer: s.out}
+	s = &streams{s.in, out, s.err}
 	var c cli
 	parser := kong.Must(&c,
 		kong.Name("hvkit"),
@@ -93,7 +96,11 @@ func run(ctx context.Context, args []string, s *streams) (code int) {
 		return failUsage(s.err, err)
 	}
 	name := commandName(parsed.Command())
-	if err := parsed.Run(); err != nil {
+	err = parsed.Run()
+	if err == nil {
+		err = out.err()
+	}
+	if err != nil {
 		return fail(ctx, s.err, name, err)
 	}
 	return exitOK

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -131,6 +132,11 @@ func (p *process) wait(t *testing.T) int {
 	select {
 	case <-p.done:
 	case <-time.After(patient):
+		p.cmd.Process.Signal(syscall.SIGQUIT) // which has it print its goroutines
+		select {
+		case <-p.done:
+		case <-time.After(time.Second):
+		}
 		require.Fail(t, "hvkit "+p.description+" does not end", p.errs.String())
 	}
 	return p.cmd.ProcessState.ExitCode()
@@ -149,7 +155,7 @@ func commandsOf(t *testing.T) []string {
 
 func TestHelpHasExamples(t *testing.T) {
 	commands := commandsOf(t)
-	require.Len(t, commands, 16)
+	require.Len(t, commands, 21)
 	for _, name := range commands {
 		help := ok(t, append(strings.Fields(name), "--help")...)
 		_, examples, found := strings.Cut(help, "Examples:")

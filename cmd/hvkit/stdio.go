@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -145,7 +146,7 @@ func isRegular(v any) bool {
 
 // regularSize returns how long the file v is, if it is one.
 func regularSize(v any) (int64, bool) {
-	file, ok := v.(*os.File)
+	file, ok := plain(v).(*os.File)
 	if !ok {
 		return 0, false
 	}
@@ -166,7 +167,7 @@ type transferBar struct {
 // read there would be spoilt.
 func stdioBar(s *streams) *transferBar {
 	_, inTTY := terminal.Columns(s.in)
-	_, outTTY := terminal.Columns(s.out)
+	_, outTTY := terminal.Columns(plain(s.out))
 	size, isFile := regularSize(s.in)
 	switch {
 	case isFile && size > 0:
@@ -205,7 +206,7 @@ func (p *progressWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// execOn runs a command with its standard input and output on the connection, until it ends.
+// execOn runs a command with its standard input and output on the connection, until it ends. A peer that breaks off ends the command.
 func execOn(ctx context.Context, command string, conn *vchan.Conn, stderr io.Writer) error {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 	cmd.Env = append(os.Environ(), "HVKIT_PEER="+peerNumber(conn))
@@ -221,18 +222,48 @@ func execOn(ctx context.Context, command string, conn *vchan.Conn, stderr io.Wri
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	from := &brokenReader{r: conn}
 	go func() { // ends with the connection, which the caller closes
-		io.Copy(in, conn)
+		io.Copy(in, from)
+		if from.broken() != nil {
+			cmd.Process.Kill() // before the input ends, which the shell would take for all that there is
+			out.Close()        // what the command has started may have it open still
+		}
 		in.Close()
 	}()
 	_, err = io.Copy(conn, out)
 	if err != nil {
 		out.Close() // so that a command which goes on writing to a peer that has gone ends
 	}
-	if waitErr := cmd.Wait(); waitErr != nil && err == nil {
+	waitErr := cmd.Wait()
+	if broken := from.broken(); broken != nil {
+		return broken
+	}
+	if waitErr != nil && err == nil {
 		err = fmt.Errorf("%s: %w", command, waitErr)
 	}
 	return err
+}
+
+// brokenReader remembers an error of its reader that is not the end.
+type brokenReader struct {
+	r   io.Reader
+	err atomic.Pointer[error]
+}
+
+func (b *brokenReader) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err != nil && err != io.EOF && !errors.Is(err, net.ErrClosed) {
+		b.err.Store(&err)
+	}
+	return n, err
+}
+
+func (b *brokenReader) broken() error {
+	if err := b.err.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 func peerNumber(conn *vchan.Conn) string {

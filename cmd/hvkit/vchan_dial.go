@@ -25,7 +25,7 @@ Examples:
     hvkit vchan dial --domain client server 5000 < file
     hvkit vchan dial --domain client server backup | tar x
     echo question | hvkit vchan dial --domain client --at-eof wait server 5000
-    hvkit vchan dial --domain 0 3 /local/domain/3/data/qemu    # a path, as libxenvchan's`
+    hvkit vchan dial --domain client 3 /local/domain/3/data/qemu    # a path, as libxenvchan's`
 }
 
 // Run makes one connection.
@@ -39,13 +39,9 @@ func (c *vchanDialCmd) Run(ctx context.Context, s *streams) error {
 	}
 	return bounded(ctx, func() error {
 		defer d.Close()
-		within := ctx
-		if c.Timeout > 0 {
-			var cancel context.CancelFunc
-			within, cancel = context.WithTimeout(ctx, c.Timeout)
-			defer cancel()
-		}
-		conn, err := c.dial(within, d, c.Remote, c.Port)
+		limited, cancel := within(ctx, c.Timeout)
+		defer cancel()
+		conn, err := c.dial(limited, d, c.Remote, c.Port)
 		if err != nil {
 			return c.failed(err)
 		}

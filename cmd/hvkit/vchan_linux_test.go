@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -171,9 +172,43 @@ func TestExec(t *testing.T) {
 	server = listen(t, host, "server2", "--exec", "exit 3", "--count", "1", "fails")
 	_, _, code := hvkit(t, "", "vchan", "dial", "--domain", "client", "server2", "fails")
 	require.Equal(t, exitOK, code)
-	require.Equal(t, exitOK, server.wait(t))
+	require.Equal(t, exitFailure, server.wait(t))
 	require.Equal(t, "hvkit: vchan listen: exit 3: exit status 3\n", server.errs.String())
 	awaitGone(t, host, "server", "server2", "client")
+}
+
+// A peer that is killed is an error for a command, too, which may else take what it got for all.
+func TestExecPeerKilled(t *testing.T) {
+	_, host := startHost(t)
+	server := listen(t, host, "server", "5000")
+	file := filepath.Join(t.TempDir(), "got")
+	receive := "cat > " + file + " && mv " + file + " " + file + ".whole"
+	receiver := spawn(t, "vchan", "dial", "--domain", "client", "--exec", receive, "server", "5000")
+	data := randomBytes(t, 100_000)
+	_, err := server.in.Write(data)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		got, _ := os.ReadFile(file)
+		return len(got) == len(data)
+	}, patient, time.Millisecond)
+	require.NoError(t, server.cmd.Process.Kill())
+	require.Equal(t, exitFailure, receiver.wait(t))
+	require.Regexp(t, "^hvkit: vchan dial: .*connection reset by peer.*\n$", receiver.errs.String())
+	require.NoFileExists(t, file+".whole", "the command took what it got for all there was")
+
+	file = filepath.Join(t.TempDir(), "got") // a fresh one
+	server = listen(t, host, "server2", "--count", "1", "--exec", "cat > "+file, "5000")
+	sender := spawn(t, "vchan", "dial", "--domain", "client2", "server2", "5000")
+	_, err = sender.in.Write(data)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		got, _ := os.ReadFile(file)
+		return bytes.Equal(got, data)
+	}, patient, time.Millisecond)
+	require.NoError(t, sender.cmd.Process.Kill())
+	require.Equal(t, exitFailure, server.wait(t))
+	require.Regexp(t, "^hvkit: vchan listen: .*connection reset by peer.*\n$", server.errs.String())
+	awaitGone(t, host, "server", "client", "server2", "client2")
 }
 
 // echoServer answers, on a socket, with what it got when that has ended.
@@ -238,6 +273,74 @@ func TestProxy(t *testing.T) {
 		require.Equal(t, 130, p.wait(t))
 	}
 	awaitGone(t, host, "tcp-server", "unix-server", "unix-client", "tcp-client")
+}
+
+// A peer that is killed is no orderly end for who is at the other side of a proxy.
+func TestProxyPeerKilled(t *testing.T) {
+	_, host := startHost(t)
+	server := listen(t, host, "server", "5000")
+	p := spawn(t, "vchan", "proxy", "--domain", "p", "tcp:127.0.0.1:0", "vchan:server:5000")
+	p.errs.await(t, " -> ")
+	at, _, _ := strings.Cut(p.errs.String(), " -> ")
+	c, err := net.Dial("tcp", strings.TrimPrefix(at, "tcp:"))
+	require.NoError(t, err)
+	defer c.Close()
+	_, err = server.in.Write([]byte("half of an answer"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(c, make([]byte, 4))
+	require.NoError(t, err)
+	require.NoError(t, server.cmd.Process.Kill())
+	_, err = io.ReadAll(c)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+	p.cmd.Process.Kill()
+	<-p.done
+	awaitGone(t, host, "server", "p")
+}
+
+// A TCP connection that is reset is no orderly end for the vchan behind the proxy.
+func TestProxyClientResets(t *testing.T) {
+	_, host := startHost(t)
+	server := listen(t, host, "server", "5000")
+	p := spawn(t, "vchan", "proxy", "--domain", "p", "tcp:127.0.0.1:0", "vchan:server:5000")
+	p.errs.await(t, " -> ")
+	at, _, _ := strings.Cut(p.errs.String(), " -> ")
+	c, err := net.Dial("tcp", strings.TrimPrefix(at, "tcp:"))
+	require.NoError(t, err)
+	_, err = io.WriteString(c, "half of a question")
+	require.NoError(t, err)
+	server.out.await(t, "half of a question")
+	require.NoError(t, c.(*net.TCPConn).SetLinger(0))
+	require.NoError(t, c.Close())
+	require.Equal(t, exitFailure, server.wait(t))
+	require.Contains(t, server.errs.String(), "connection reset by peer")
+	p.cmd.Process.Kill()
+	<-p.done
+	awaitGone(t, host, "server", "p")
+}
+
+// A server that answers and closes before it has read all does not cost the client the answer, though the proxy's writes to it fail.
+func TestProxyServerClosesFirst(t *testing.T) {
+	_, host := startHost(t)
+	server := listen(t, host, "server", "--count", "1", "--exec", "head -c 1 > /dev/null; head -c 300000 /dev/zero", "5000")
+	p := spawn(t, "vchan", "proxy", "--domain", "p", "tcp:127.0.0.1:0", "vchan:server:5000")
+	p.errs.await(t, " -> ")
+	at, _, _ := strings.Cut(p.errs.String(), " -> ")
+	c, err := net.Dial("tcp", strings.TrimPrefix(at, "tcp:"))
+	require.NoError(t, err)
+	defer c.Close()
+	said := make(chan error, 1)
+	go func() {
+		_, err := c.Write(make([]byte, 1<<20))
+		said <- err
+	}()
+	server.wait(t) // whatever it says of what was not read
+	answer, err := io.ReadAll(c)
+	require.NoError(t, err)
+	require.Len(t, answer, 300_000)
+	require.NoError(t, <-said)
+	p.cmd.Process.Kill()
+	<-p.done
+	awaitGone(t, host, "server", "p")
 }
 
 func TestProxyWithNobodyBehind(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hvkit/hvkit/xen/vchan"
 )
@@ -65,17 +66,23 @@ func (c *vchanListenCmd) serve(ctx context.Context, l *vchan.Listener, s *stream
 		return c.handle(ctx, conn, &c.connFlags, s)
 	}
 	var work sync.WaitGroup
-	defer work.Wait()
+	var failed atomic.Bool
 	for n := 0; c.Count <= 0 || n < c.Count; n++ {
 		conn, err := l.AcceptVchan()
 		if err != nil {
+			work.Wait()
 			return err
 		}
 		work.Go(func() {
 			if err := c.handle(ctx, conn, &c.connFlags, s); err != nil {
 				fmt.Fprintf(s.err, "hvkit: vchan listen: %s\n", oneLine(err))
+				failed.Store(true)
 			}
 		})
+	}
+	work.Wait()
+	if failed.Load() {
+		return errSilent
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 type vchanProxyCmd struct {
 	connFlags
 	ringFlags
-	Timeout time.Duration `default:"10s" help:"How long to wait for the other side of a connection."`
+	Timeout time.Duration `default:"10s" help:"How long to wait for the other side of a connection; 0 waits for ever."`
 	From    string        `arg:"" help:"Where to take connections: vchan:PORT, tcp:ADDRESS:PORT or unix:PATH."`
 	To      string        `arg:"" help:"Where to carry them: vchan:DOMAIN:PORT, tcp:HOST:PORT or unix:PATH."`
 }
@@ -152,9 +152,9 @@ func (p *proxy) listen(ctx context.Context, from endpoint) (net.Listener, error)
 
 // carry connects to the other side and moves bytes until one side ends.
 func (p *proxy) carry(ctx context.Context, near net.Conn) error {
-	within, cancel := context.WithTimeout(ctx, p.c.Timeout)
+	limited, cancel := within(ctx, p.c.Timeout)
 	defer cancel()
-	far, err := p.dial(within)
+	far, err := p.dial(limited)
 	if err != nil {
 		abort(near)
 		return fmt.Errorf("%v: %w", p.to, inner(err))
@@ -181,31 +181,54 @@ func (p *proxy) dial(ctx context.Context) (net.Conn, error) {
 	return c, nil
 }
 
-// abort closes a connection whose other side is not to be had.
+// abort closes a connection whose other side is not to be had, or has broken off, so that this side does not take it for the end of what
+// there was to say. On a Unix socket there is no way to tell.
 func abort(c net.Conn) {
-	if v, ok := c.(*vchan.Conn); ok {
-		v.SetLinger(0)
+	switch c := c.(type) {
+	case *vchan.Conn:
+		c.Abort()
+	case *net.TCPConn:
+		c.SetLinger(0)
+		c.Close()
+	default:
+		c.Close()
 	}
-	c.Close()
 }
 
-// relay moves bytes both ways until one side ends, brings the other side what was said until then, and closes both. That a side was
-// closed is no error.
+// moved is the end of one direction of a relay.
+type moved struct {
+	err    error // why it ended
+	broken bool  // whether that is because the side which was read from broke off
+}
+
+// relay moves bytes both ways until one side ends, brings the other side what was said until then, and closes both. Where a side breaks
+// off, the other one is broken off too. One that closed before it took everything is heard to its end. That a side was closed is no error.
 func relay(a, b net.Conn) error {
-	ended := make(chan error, 2)
+	ended := make(chan moved, 2)
 	move := func(to, from net.Conn) {
-		_, err := io.Copy(to, from)
-		ended <- err
+		r := &brokenReader{r: from}
+		_, err := io.Copy(to, r)
+		ended <- moved{err, r.broken() != nil}
 	}
 	go move(a, b)
 	go move(b, a)
-	first := <-ended
+	last := <-ended
+	first := last.err
+	if last.broken || last.err == nil {
+		defer func() { <-ended }()
+	} else { // the side that was written to takes no more: what it has to say, and how it ends, is still to come
+		last = <-ended
+	}
+	if last.broken {
+		abort(a)
+		abort(b)
+		return firstError(first, last.err)
+	}
 	closed := make(chan error, 2)
 	for _, c := range []net.Conn{a, b} {
 		go func() { closed <- finish(c) }()
 	}
 	err := firstError(first, <-closed, <-closed)
-	<-ended
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}

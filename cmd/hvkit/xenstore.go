@@ -78,7 +78,7 @@ func (f *storeFlags) path() string {
 
 // do calls fn with the store and a context that ends with the timeout.
 func (f *storeFlags) do(ctx context.Context, fn func(ctx context.Context, c *xenstore.Client) error) error {
-	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
+	ctx, cancel := within(ctx, f.Timeout)
 	defer cancel()
 	c, closeStore, err := f.open(ctx)
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package attach joins a simulated host from another process.
 //
-// Xen's half is split between two processes. A [Machine], in the process that is the domain, plays Xen towards it: it reads the event
+// Xen's half is split between two processes. A [Machine], in the process that is the domain, plays Xen towards it: it watches the event
 // descriptors, sets pending and selector bits in the domain's shared_info and makes the upcall; sending an event is one write to the
 // peer's descriptor, and the host is not involved. The host (package sim) keeps what two domains share: ports, grants in use, copies,
 // death. A batch of grant operations is one round trip.

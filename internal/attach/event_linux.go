@@ -10,7 +10,11 @@ import (
 // Event is an event descriptor (eventfd): ringing it makes an event arrive wherever it is watched. It is never read, so its counter
 // only says that it was rung. It is safe for concurrent use; after Close, ringing does nothing.
 //
-// It is no os.File because ringing must never block, whatever a peer wrote to the counter, and must not wake the Go runtime's poller.
+// Whoever has the descriptor can keep others from ringing: it fills the counter, and as whether a write then blocks is a property of
+// the open file (O_NONBLOCK), which all who have it share, it has them wait. So one process alone rings an event, and the one that is
+// to hear it gets an [Ear].
+//
+// It is no os.File because ringing must not wake the Go runtime's poller.
 type Event struct {
 	mu sync.RWMutex
 	// +checklocks:mu
@@ -32,8 +36,7 @@ var one = [8]byte{1}
 
 func ring(fd int) { unix.Write(fd, one[:]) }
 
-// Ring rings the event. It neither blocks nor allocates. What it cannot tell of is a counter that is full, which only a peer that
-// wrote to it on purpose can bring about: that peer's own channel then is deaf.
+// Ring rings the event. It neither blocks nor allocates.
 func (e *Event) Ring() {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -53,6 +56,38 @@ func (e *Event) FD() int {
 func (e *Event) Close() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.fd >= 0 {
+		unix.Close(e.fd)
+	}
+	e.fd = -1
+}
+
+// Ear is a descriptor with which a process hears events and cannot ring them, nor get in the way of who rings: an epoll descriptor that
+// watches them. It counts as readable after each ring, where it is watched edge-triggered, as a [Poller] does.
+type Ear struct {
+	fd int // -1 after Close
+}
+
+// NewEar makes a descriptor that hears the events.
+func NewEar(events ...*Event) (*Ear, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	for _, e := range events {
+		if err := watch(fd, e.FD(), unix.EPOLLIN, 0); err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+	}
+	return &Ear{fd}, nil
+}
+
+// FD returns the descriptor, or -1 after Close.
+func (e *Ear) FD() int { return e.fd }
+
+// Close closes the descriptor. A second Close does nothing.
+func (e *Ear) Close() {
 	if e.fd >= 0 {
 		unix.Close(e.fd)
 	}

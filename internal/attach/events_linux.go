@@ -10,7 +10,7 @@ import (
 
 // line is this domain's end of an event channel.
 type line struct {
-	rx    *Event
+	rx    *Ear
 	tx    *Event // nil where nothing can be sent: on a virtual interrupt's port
 	watch int32
 
@@ -100,16 +100,16 @@ func (m *Machine) unmask(gen uint32, c *hypercall.Call) error {
 func (m *Machine) open(r *Message, fds FDs) error {
 	switch {
 	case len(fds) == 1 && r.Port != 0:
-		return m.addLine(r.Port, fds.Event(0), nil)
+		return m.addLine(r.Port, fds.Ear(0), nil)
 	case len(fds) == 2 && r.Port != 0:
-		return m.addLine(r.Port, fds.Event(0), fds.Event(1))
+		return m.addLine(r.Port, fds.Ear(0), fds.Event(1))
 	case len(fds) == 0 && r.Port == 0:
 		return nil
 	}
 	return fmt.Errorf("%w: %d descriptors with port %d", ErrMessage, len(fds), r.Port)
 }
 
-func (m *Machine) addLine(n hypercall.Port, rx, tx *Event) error {
+func (m *Machine) addLine(n hypercall.Port, rx *Ear, tx *Event) error {
 	l := &line{rx: rx, tx: tx}
 	if n == 0 || uint64(n) >= uint64(len(m.ports)) {
 		l.close()

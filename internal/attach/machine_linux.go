@@ -95,7 +95,7 @@ func (m *Machine) settle(w *Message, fds FDs) error {
 	m.mu.Unlock()
 	m.id.Store(uint32(w.Dom))
 	m.gen.Store(w.Gen)
-	return m.addLine(w.Port, fds.Event(2), fds.Event(3))
+	return m.addLine(w.Port, fds.Ear(2), fds.Event(3))
 }
 
 // receive takes in what the host sends until the connection ends.

@@ -22,6 +22,9 @@ type Kind uint8
 
 // The kinds of message. A process sends Hello first, and then requests, each with an id of its own; the host answers each with a Reply
 // that has its id, in the order of the requests. Resumed, Paused, Unpaused and Ended come unasked, with id 0.
+//
+// A port's descriptors are one to watch for events (an [Ear]: an epoll descriptor, edge-triggered, which is not read) and one to write the
+// 8-byte number 1 to, which sends an event (an [Event]: an eventfd); a virtual interrupt's port has the first only.
 const (
 	Hello     Kind = iota + 1 // to the host: Text is the token; or Text is empty and Name is a new domain's
 	Welcome                   // from the host: Dom, Name, ABI, Port (Xenstore's); descriptors: grant table, Xenstore page, the port's two

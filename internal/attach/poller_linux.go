@@ -79,8 +79,15 @@ func (p *Poller) function(id int32) func() {
 
 // Watch runs f on the poller's goroutine after each ring of the event, from now on; if it was rung before, f runs once for that. f
 // must not block. It returns an id for Forget.
-func (p *Poller) Watch(e *Event, f func()) (int32, error) {
-	return p.add(e.FD(), unix.EPOLLIN|unix.EPOLLET&0xffffffff, f)
+func (p *Poller) Watch(e Watchable, f func()) (int32, error) { return p.add(e.FD(), unix.EPOLLIN, f) }
+
+// Watchable is what a poller can watch: an [Event] or an [Ear].
+type Watchable interface{ FD() int }
+
+// watch has an epoll descriptor tell of a descriptor's edges, with an id.
+func watch(epfd, fd int, events uint32, id int32) error {
+	events |= unix.EPOLLET & 0xffffffff
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: id}))
 }
 
 // WatchHangup runs f on the poller's goroutine, once or several times, after the peer of a socket has gone, even if there is something
@@ -90,7 +97,7 @@ func (p *Poller) WatchHangup(sock *net.UnixConn, f func()) (id int32, err error)
 	if err != nil {
 		return 0, err
 	}
-	cerr := raw.Control(func(fd uintptr) { id, err = p.add(int(fd), unix.EPOLLRDHUP|unix.EPOLLET&0xffffffff, f) })
+	cerr := raw.Control(func(fd uintptr) { id, err = p.add(int(fd), unix.EPOLLRDHUP, f) })
 	if cerr != nil {
 		return 0, cerr
 	}
@@ -109,9 +116,9 @@ func (p *Poller) add(fd int, events uint32, f func()) (int32, error) {
 	}
 	id := p.last
 	p.watched[id] = f
-	if err := unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: id}); err != nil {
+	if err := watch(p.epfd, fd, events, id); err != nil {
 		delete(p.watched, id)
-		return 0, fmt.Errorf("attach: watch a descriptor: %w", os.NewSyscallError("epoll_ctl", err))
+		return 0, fmt.Errorf("attach: watch a descriptor: %w", err)
 	}
 	return id, nil
 }
@@ -123,14 +130,14 @@ func next(id int32) int32 {
 	return id + 1
 }
 
-// Forget ends the watch id of the event e, which is open still, or of a socket, where e is nil. The function may still be running once.
+// Forget ends the watch id of e, which is open still, or of a socket, where e is nil. The function may still be running once.
 // A function may forget its own watch or another.
-func (p *Poller) Forget(id int32, e *Event) {
+func (p *Poller) Forget(id int32, e Watchable) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.watched, id)
 	if e != nil && !p.shut {
-		// Others may hold the same event open, so closing it does not end the watch. An error would say that there is none.
+		// Others may hold the same descriptor open, so closing it does not end the watch. An error would say that there is none.
 		unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, e.FD(), nil)
 	}
 }

@@ -49,6 +49,36 @@ func TestPollerSeesEachRing(t *testing.T) {
 	require.Equal(t, -1, e.FD())
 }
 
+// A process that hears two who ring the same port hears each ring, though it never reads.
+func TestPollerSeesEachRingThroughAnEar(t *testing.T) {
+	p, one, other := newPoller(t), newEvent(t), newEvent(t)
+	ear, err := attach.NewEar(one, other)
+	require.NoError(t, err)
+	t.Cleanup(ear.Close)
+	one.Ring() // before anybody watches
+	rung := make(chan struct{}, 1)
+	id, err := p.Watch(ear, func() { rung <- struct{}{} })
+	require.NoError(t, err)
+	<-rung
+	for range 100 {
+		one.Ring()
+		<-rung
+		other.Ring()
+		<-rung
+	}
+	p.Forget(id, ear)
+	one.Ring()
+	id, err = p.Watch(other, func() { rung <- struct{}{} })
+	require.NoError(t, err)
+	<-rung // for the rings of before
+	other.Ring()
+	<-rung
+	require.Empty(t, rung, "what was forgotten is silent")
+	p.Forget(id, other)
+	ear.Close()
+	require.Equal(t, -1, ear.FD())
+}
+
 func TestPollerManyAtOnce(t *testing.T) {
 	p := newPoller(t)
 	const n = 300

@@ -43,24 +43,32 @@ func (c *Conn) Send(m *Message, fds ...int) error {
 
 var errTooLarge = fmt.Errorf("at most %d bytes and %d descriptors can be sent at once: %w", MaxMessage, MaxFDs, hypercall.E2BIG)
 
+// ErrNoRoom is what a message's descriptors meet in a process that may not open as many: they are lost, the connection is not.
+var ErrNoRoom = fmt.Errorf("attach: this process may open no more descriptors (RLIMIT_NOFILE): %w", hypercall.EMFILE)
+
 // Receive returns the next message and its descriptors, which are the caller's to close. The message's data are good until the next
-// Receive. At the end of the connection the error is io.EOF.
+// Receive. At the end of the connection the error is io.EOF. Where it is ErrNoRoom there is a message all the same.
 func (c *Conn) Receive() (*Message, FDs, error) {
 	n, oobn, flags, _, err := c.sock.ReadMsgUnix(c.in, c.oob)
 	fds, derr := descriptors(c.oob[:max(oobn, 0)]) // even an empty message, which reads as the end, may bring descriptors
 	if err == nil {
 		err = derr
 	}
-	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+	short := flags&unix.MSG_CTRUNC != 0 && len(fds) < MaxFDs
+	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 && !short {
 		err = fmt.Errorf("%w: more than %d bytes or %d descriptors", ErrMessage, MaxMessage, MaxFDs)
 	}
 	var m *Message
 	if err == nil {
 		m, err = Parse(c.in[:n])
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		fds.Close()
 		return nil, nil, err
+	case short:
+		fds.Close()
+		return m, nil, ErrNoRoom
 	}
 	return m, fds, nil
 }
@@ -90,6 +98,13 @@ func (f FDs) Event(i int) *Event {
 	fd := f[i]
 	f[i] = -1
 	return newEvent(fd)
+}
+
+// Ear takes one out as an ear.
+func (f FDs) Ear(i int) *Ear {
+	fd := f[i]
+	f[i] = -1
+	return &Ear{fd}
 }
 
 // descriptors takes the descriptors out of a message's control data.

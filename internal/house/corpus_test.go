@@ -53,7 +53,9 @@ func fuzzTargets(s *source) []string {
 // direct are the modules that this one asks for by itself. One more is a decision, not a side effect.
 var direct = map[string]bool{
 	"golang.org/x/sys": true, "golang.org/x/net": true, "github.com/alecthomas/kong": true, "github.com/stretchr/testify": true,
-	"github.com/google/go-cmp": true, "pgregory.net/rapid": true,
+	"github.com/google/go-cmp": true, "pgregory.net/rapid": true, "github.com/anishathalye/porcupine": true,
+	// The testbed's.
+	"github.com/u-root/u-root": true, "github.com/digitalocean/go-qemu": true,
 }
 
 func TestDependencies(t *testing.T) {

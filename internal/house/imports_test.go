@@ -26,19 +26,22 @@ var rooms = []room{
 	{"internal/spin", nil},
 	{"internal/nowait", nil},
 	{"internal/selfexec", nil},
+	{"internal/catalogue/...", nil},
+	{"internal/clayout", nil},
 
 	// The portable device interfaces that all drivers meet.
 	{"", nil},
 
 	// Xen: the interface.
-	{"xen/hypercall", []string{"shm", "internal/door"}},
-	{"xen/grant", []string{"shm", "internal/door", "xen/hypercall"}},
-	{"xen/evtchn", []string{"shm", "internal/door", "xen/hypercall"}},
+	{"internal/xendev", []string{"shm", "internal/door", "internal/clayout"}},
+	{"xen/hypercall", []string{"shm", "internal/door", "internal/clayout", "internal/xendev"}},
+	{"xen/grant", []string{"shm", "internal/door", "internal/xendev", "xen/hypercall"}},
+	{"xen/evtchn", []string{"shm", "internal/door", "internal/xendev", "xen/hypercall"}},
 	{"xen/xenstore", []string{"shm", "internal/nowait", "internal/spin", "xen/hypercall"}},
 	{"xen/xenstored", []string{"shm", "internal/nowait", "xen/hypercall", "xen/xenstore"}},
 	{"internal/gfn", []string{"xen/hypercall"}},
 	{"internal/attach", []string{"shm", "internal/door", "internal/gfn", "xen/hypercall"}},
-	{"xen", []string{"shm", "internal/attach", "xen/hypercall", "xen/grant", "xen/evtchn", "xen/xenstore"}},
+	{"xen", []string{"shm", "internal/attach", "internal/xendev", "xen/hypercall", "xen/grant", "xen/evtchn", "xen/xenstore"}},
 
 	// Xen: the protocols.
 	{"xen/ring", []string{"shm"}},
@@ -79,7 +82,7 @@ var userRooms = []string{"sim/...", "cmd/...", "examples/...", "internal/testbed
 // testLibraries are what tests, and packages that hold tests for others to run, may import beside what their room may.
 var testLibraries = []string{
 	"github.com/stretchr/testify/require", "github.com/google/go-cmp/cmp", "github.com/google/go-cmp/cmp/cmpopts", "pgregory.net/rapid",
-	"golang.org/x/net/nettest",
+	"golang.org/x/net/nettest", "github.com/anishathalye/porcupine",
 }
 
 func TestImportGraph(t *testing.T) {

@@ -83,4 +83,7 @@ type Stats struct {
 	// Throttled counts how often a port was masked because events came too fast: until its waiter came back, or, where there is a
 	// handler, for a millisecond at most.
 	Throttled uint64
+	// Overflows counts how often events were lost because the platform had no room for them; each port had one then. Linux only, where it
+	// should not happen.
+	Overflows uint64
 }

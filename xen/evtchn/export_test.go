@@ -22,3 +22,14 @@ func newNative(t testing.TB, abi hypercall.ABI, cfg *Config) (*Native, *fakeXen)
 	t.Cleanup(func() { n.Close() })
 	return n, x
 }
+
+// NewModel is a model of Xen and of Linux's driver, for the suite.
+func NewModel() *modelXen { return newModelXen() }
+
+// Open opens a table over the model.
+func (x *modelXen) Open(dom hypercall.DomID) (*Linux, error) {
+	return openLinux(x.opener(dom), nil, nil)
+}
+
+// Left is how many ports are open.
+func (x *modelXen) Left() int { return x.left() }

@@ -51,11 +51,11 @@ func TestE11_CloseAcrossResumeSparesOthers(t *testing.T) {
 	x.upcall = nil // the event is pending, and not taken in yet
 	require.NoError(t, peer.Notify())
 	require.NoError(t, old.free())
-	require.NoError(t, fresh.Wait(soon(t)))
+	require.NoError(t, fresh.Wait(withinPatience(t)))
 	x.upcall = n.Upcall
 	n.Upcall()
 	require.NoError(t, peer.Notify())
-	require.NoError(t, fresh.Wait(soon(t)))
+	require.NoError(t, fresh.Wait(withinPatience(t)))
 }
 
 // A call that opens a port and reaches Xen after the resume opens none.

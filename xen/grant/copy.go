@@ -108,13 +108,25 @@ func (e *CopyEnd) check(n *Native, size int) (hypercall.CopyPtr, error) {
 		}
 		page, pages = e.Page, len(s.lease.refs)
 	}
-	if size < 0 || size > shm.PageSize || e.Offset < 0 || e.Offset > shm.PageSize-size || page < 0 || page >= pages {
-		return hypercall.CopyPtr{}, &RangeError{Page: page, Pages: pages, Offset: e.Offset, Len: size}
+	if err := e.inside(size, pages); err != nil {
+		return hypercall.CopyPtr{}, err
 	}
 	if s != nil {
 		return hypercall.CopyPtr{GFN: s.frame(page), Dom: hypercall.DomSelf, Offset: uint16(e.Offset)}, nil
 	}
 	return hypercall.CopyPtr{Ref: e.Ref, Dom: e.Dom, Offset: uint16(e.Offset)}, nil
+}
+
+// inside returns a [*RangeError] unless size bytes are in one page of so many.
+func (e *CopyEnd) inside(size, pages int) error {
+	page := 0
+	if e.Local != nil {
+		page = e.Page
+	}
+	if size < 0 || size > shm.PageSize || e.Offset < 0 || e.Offset > shm.PageSize-size || page < 0 || page >= pages {
+		return &RangeError{Page: page, Pages: pages, Offset: e.Offset, Len: size}
+	}
+	return nil
 }
 
 func (e *CopyEnd) use() error {

@@ -86,7 +86,7 @@ func (h *hold) begin(leave func()) bool {
 
 // SetNotify implements [Share] and [Mapping].
 func (h *hold) SetNotify(x Notify) error {
-	if err := h.checkNotify(x); err != nil {
+	if err := checkNotify(h.region, h.what, x); err != nil {
 		return err
 	}
 	old, err := h.beginArming()
@@ -101,16 +101,17 @@ func (h *hold) SetNotify(x Notify) error {
 	return err
 }
 
-func (h *hold) checkNotify(x Notify) error {
+// checkNotify returns why the notification cannot be one of the region.
+func checkNotify(r *shm.Region, what string, x Notify) error {
 	if !x.ClearByte {
 		return nil
 	}
-	if x.Offset < 0 || x.Offset >= h.region.Size() {
-		return fmt.Errorf("grant: set the notification of a %s: %w", h.what,
-			&shm.BoundsError{Op: "clear", Off: int64(x.Offset), Len: 1, Size: h.region.Size()})
+	if x.Offset < 0 || x.Offset >= r.Size() {
+		return fmt.Errorf("grant: set the notification of a %s: %w", what,
+			&shm.BoundsError{Op: "clear", Off: int64(x.Offset), Len: 1, Size: r.Size()})
 	}
-	if !h.region.Writable() {
-		return fmt.Errorf("grant: set the notification of a %s: %w", h.what, &shm.ReadOnlyError{Op: "clear", Off: int64(x.Offset)})
+	if !r.Writable() {
+		return fmt.Errorf("grant: set the notification of a %s: %w", what, &shm.ReadOnlyError{Op: "clear", Off: int64(x.Offset)})
 	}
 	return nil
 }

@@ -48,8 +48,8 @@ func resize[T any](ops []T, n int) []T {
 // Map implements [Table].
 func (n *Native) Map(peer hypercall.DomID, refs []Ref, access Access) (Mapping, error) {
 	pages := len(refs)
-	if pages == 0 || pages > maxV1Frames*hypercall.GrantsPerFrame {
-		return nil, fmt.Errorf("grant: map %d pages of domain %d: out of range", pages, peer)
+	if err := checkMap(peer, pages); err != nil {
+		return nil, err
 	}
 	incarnation, err := n.begin()
 	if err != nil {
@@ -74,6 +74,14 @@ func (n *Native) Map(peer hypercall.DomID, refs []Ref, access Access) (Mapping, 
 		return nil, m.unwind(fmt.Errorf("grant: map %d pages of domain %d: %w", pages, peer, err), m.unmapAll())
 	}
 	return m, nil
+}
+
+// checkMap returns why so many pages cannot be mapped, whatever the platform.
+func checkMap(peer hypercall.DomID, pages int) error {
+	if pages == 0 || pages > maxV1Frames*hypercall.GrantsPerFrame {
+		return fmt.Errorf("grant: map %d pages of domain %d: out of range", pages, peer)
+	}
+	return nil
 }
 
 // begin returns the present incarnation, for an operation that begins.

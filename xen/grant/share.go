@@ -21,12 +21,8 @@ type share struct {
 
 // Share implements [Table].
 func (n *Native) Share(peer hypercall.DomID, pages int, access Access) (Share, error) {
-	if peer >= hypercall.DomFirstReserved {
-		return nil, fmt.Errorf("grant: share with domain %#x, which is not the number of an ordinary domain: %w",
-			uint16(peer), hypercall.StatusBadDomain)
-	}
-	if pages <= 0 || pages > maxV1Frames*hypercall.GrantsPerFrame {
-		return nil, fmt.Errorf("grant: share %d pages with domain %d: out of range", pages, peer)
+	if err := checkShare(peer, pages); err != nil {
+		return nil, err
 	}
 	l, err := n.take(peer, pages)
 	if err != nil {
@@ -41,6 +37,18 @@ func (n *Native) Share(peer hypercall.DomID, pages int, access Access) (Share, e
 		return nil, errors.Join(fmt.Errorf("grant: share %d pages with domain %d: %w", pages, peer, err), s.retract())
 	}
 	return s, nil
+}
+
+// checkShare returns why nothing can be shared like this, whatever the platform.
+func checkShare(peer hypercall.DomID, pages int) error {
+	if peer >= hypercall.DomFirstReserved {
+		return fmt.Errorf("grant: share with domain %#x, which is not the number of an ordinary domain: %w",
+			uint16(peer), hypercall.StatusBadDomain)
+	}
+	if pages <= 0 || pages > maxV1Frames*hypercall.GrantsPerFrame {
+		return fmt.Errorf("grant: share %d pages with domain %d: out of range", pages, peer)
+	}
+	return nil
 }
 
 // fill allocates the pages for a lease's references, and grants them.

@@ -282,16 +282,16 @@ var missing = map[ABI][]string{
 func TestConstantsAreTheCompilers(t *testing.T) {
 	for _, abi := range abis {
 		g := readGolden(t, abi)
-		require.EqualValues(t, abi.WordBytes(), g.consts["sizeof(xen_pfn_t)"])
-		require.EqualValues(t, abi.WordBytes(), g.consts["sizeof(xen_ulong_t)"])
+		require.EqualValues(t, abi.WordBytes(), g.Consts["sizeof(xen_pfn_t)"])
+		require.EqualValues(t, abi.WordBytes(), g.Consts["sizeof(xen_ulong_t)"])
 		for _, name := range measured {
-			delete(g.consts, name)
+			delete(g.Consts, name)
 		}
 		want := maps.Clone(constants)
 		for _, name := range missing[abi] {
 			delete(want, name)
 		}
-		require.Equal(t, want, g.consts, abi)
+		require.Equal(t, want, g.Consts, abi)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -13,49 +12,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hvkit/hvkit/internal/clayout"
 	"github.com/hvkit/hvkit/xen/hypercall"
 )
 
 var abis = []hypercall.ABI{hypercall.X86_64, hypercall.X86_32, hypercall.ARM64}
 
-// golden is what the C compiler said of one ABI.
-type golden struct {
-	structs map[string]*goldenStruct
-	consts  map[string]int64
-}
-
-type goldenStruct struct {
-	size    int
-	members map[string]span
-}
-
-type span struct{ off, size int }
-
 // readGolden reads the file that internal/layoutgen wrote for an ABI.
-func readGolden(t *testing.T, abi hypercall.ABI) golden {
+func readGolden(t *testing.T, abi hypercall.ABI) *clayout.Golden {
 	t.Helper()
-	text, err := os.ReadFile("testdata/layout-" + abi.String() + ".txt")
+	g, err := clayout.Read("testdata/layout-" + abi.String() + ".txt")
 	require.NoError(t, err)
-	g := golden{structs: map[string]*goldenStruct{}, consts: map[string]int64{}}
-	var current *goldenStruct
-	number := func(s string) int64 {
-		n, err := strconv.ParseInt(s, 10, 64)
-		require.NoError(t, err)
-		return n
-	}
-	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		switch {
-		case f[0] == "#":
-		case f[0] == "struct":
-			current = &goldenStruct{size: int(number(f[2])), members: map[string]span{}}
-			g.structs[f[1]] = current
-		case f[0] == "const":
-			g.consts[f[1]] = number(f[2])
-		default:
-			current.members[f[0]] = span{int(number(f[1])), int(number(f[2]))}
-		}
-	}
 	return g
 }
 
@@ -195,17 +162,17 @@ func TestLayoutIsTheCompilers(t *testing.T) {
 		g := readGolden(t, abi)
 		for i, c := range layoutCases {
 			t.Run(fmt.Sprintf("%v/%s#%d", abi, c.c, i), func(t *testing.T) {
-				want := g.structs[c.c]
+				want := g.Structs[c.c]
 				if want == nil {
 					require.Equal(t, hypercall.ARM64, abi, "only ARM lacks structures")
 					return
 				}
-				require.Equal(t, want.size, c.value.Size(abi))
+				require.Equal(t, want.Size, c.value.Size(abi))
 				base := marshal(abi, c.value)
 				for pair := range strings.FieldsSeq(c.fields) {
 					goName, cName, _ := strings.Cut(pair, "=")
-					require.Contains(t, want.members, cName)
-					require.Equal(t, want.members[cName], changedBytes(t, abi, c.value, goName, base), goName)
+					require.Contains(t, want.Members, cName)
+					require.Equal(t, want.Members[cName], changedBytes(t, abi, c.value, goName, base), goName)
 				}
 			})
 		}
@@ -213,7 +180,7 @@ func TestLayoutIsTheCompilers(t *testing.T) {
 }
 
 // changedBytes sets a field to ones, returns which bytes of the marshalled structure that changes, and sees that it comes back.
-func changedBytes(t *testing.T, abi hypercall.ABI, s hypercall.Struct, path string, base []byte) span {
+func changedBytes(t *testing.T, abi hypercall.ABI, s hypercall.Struct, path string, base []byte) clayout.Span {
 	t.Helper()
 	s = fresh(s)
 	f := field(reflect.ValueOf(s).Elem(), path)
@@ -240,7 +207,7 @@ func changedBytes(t *testing.T, abi hypercall.ABI, s hypercall.Struct, path stri
 	} else {
 		require.Equal(t, f.Interface(), got.Interface(), path)
 	}
-	return span{first, n}
+	return clayout.Span{Off: first, Size: n}
 }
 
 // TestLayoutIsComplete sees that no field of ours and no member of theirs is left out of layoutCases.
@@ -263,11 +230,11 @@ func TestLayoutIsComplete(t *testing.T) {
 		require.Equal(t, want, slices.Sorted(maps.Keys(have)), typ.Name())
 	}
 	for _, abi := range abis {
-		for name, s := range readGolden(t, abi).structs {
+		for name, s := range readGolden(t, abi).Structs {
 			if slices.Contains(pages, name) {
 				continue
 			}
-			require.Equal(t, slices.Sorted(maps.Keys(s.members)), slices.Sorted(maps.Keys(members[name])), name)
+			require.Equal(t, slices.Sorted(maps.Keys(s.Members)), slices.Sorted(maps.Keys(members[name])), name)
 		}
 	}
 }
@@ -286,34 +253,34 @@ func TestPaddingIsZero(t *testing.T) {
 func TestSharedInfoIsTheCompilers(t *testing.T) {
 	for _, abi := range abis {
 		g := readGolden(t, abi)
-		page, vcpu := g.structs["shared_info"], g.structs["vcpu_info"]
-		mask, ok := vcpu.members["evtchn_upcall_mask"]
+		page, vcpu := g.Structs["shared_info"], g.Structs["vcpu_info"]
+		mask, ok := vcpu.Members["evtchn_upcall_mask"]
 		if !ok {
-			mask.off = -1
+			mask.Off = -1
 		}
 		want := hypercall.SharedInfo{
-			Size:          page.size,
-			VCPUs:         int(g.consts["XEN_LEGACY_MAX_VCPUS"]),
-			VCPUSize:      vcpu.size,
-			EvtchnPending: page.members["evtchn_pending"].off,
-			EvtchnMask:    page.members["evtchn_mask"].off,
-			WordBytes:     page.members["evtchn_pending[0]"].size,
-			WCVersion:     page.members["wc_version"].off,
-			WCSec:         page.members["wc_sec"].off,
-			WCNsec:        page.members["wc_nsec"].off,
-			WCSecHi:       page.members["xen_wc_sec_hi"].off,
-			UpcallPending: vcpu.members["evtchn_upcall_pending"].off,
-			UpcallMask:    mask.off,
-			PendingSel:    vcpu.members["evtchn_pending_sel"].off,
-			Time:          vcpu.members["time"].off,
+			Size:          page.Size,
+			VCPUs:         int(g.Consts["XEN_LEGACY_MAX_VCPUS"]),
+			VCPUSize:      vcpu.Size,
+			EvtchnPending: page.Members["evtchn_pending"].Off,
+			EvtchnMask:    page.Members["evtchn_mask"].Off,
+			WordBytes:     page.Members["evtchn_pending[0]"].Size,
+			WCVersion:     page.Members["wc_version"].Off,
+			WCSec:         page.Members["wc_sec"].Off,
+			WCNsec:        page.Members["wc_nsec"].Off,
+			WCSecHi:       page.Members["xen_wc_sec_hi"].Off,
+			UpcallPending: vcpu.Members["evtchn_upcall_pending"].Off,
+			UpcallMask:    mask.Off,
+			PendingSel:    vcpu.Members["evtchn_pending_sel"].Off,
+			Time:          vcpu.Members["time"].Off,
 		}
 		got := abi.SharedInfo()
 		require.Equal(t, want, got, abi)
-		require.EqualValues(t, g.consts["EVTCHN_2L_NR_CHANNELS"], got.Ports())
-		require.Equal(t, page.members["evtchn_pending"].size, got.Ports()/8)
-		require.Equal(t, page.members["vcpu_info"].size, got.VCPUs*got.VCPUSize)
-		require.Equal(t, vcpu.members["evtchn_pending_sel"].size, got.WordBytes)
-		require.Equal(t, vcpu.members["time"].size, new(hypercall.VCPUTimeInfo).Size(abi))
+		require.EqualValues(t, g.Consts["EVTCHN_2L_NR_CHANNELS"], got.Ports())
+		require.Equal(t, page.Members["evtchn_pending"].Size, got.Ports()/8)
+		require.Equal(t, page.Members["vcpu_info"].Size, got.VCPUs*got.VCPUSize)
+		require.Equal(t, vcpu.Members["evtchn_pending_sel"].Size, got.WordBytes)
+		require.Equal(t, vcpu.Members["time"].Size, new(hypercall.VCPUTimeInfo).Size(abi))
 		require.Less(t, got.Size, hypercall.PageSize)
 	}
 }
@@ -322,7 +289,7 @@ func TestSharedInfoIsTheCompilers(t *testing.T) {
 func TestHandleOffsetsAreTheCompilers(t *testing.T) {
 	for _, abi := range abis {
 		g := readGolden(t, abi)
-		off := func(name, member string) int { return g.structs[name].members[member].off }
+		off := func(name, member string) int { return g.Structs[name].Members[member].Off }
 		require.Equal(t, off("gnttab_setup_table", "frame_list"), new(hypercall.SetupGrantTable).FrameListOffset(abi))
 		require.Equal(t, off("xen_memory_reservation", "extent_start"), new(hypercall.MemoryReservation).ExtentStartOffset(abi))
 		require.Equal(t, off("sched_poll", "ports"), new(hypercall.SchedPoll).PortsOffset(abi))

@@ -261,8 +261,30 @@ func (e *UnreadError) Unwrap() error { return e.Err }
 // What the peer writes meanwhile is thrown away, so that two ends that close at the same time do not wait for each other. Close returns
 // an *UnreadError inside a *net.OpError if something was left. A second Close returns nil at once.
 func (c *Conn) Close() error {
-	if c.closed.Swap(true) {
+	if !c.enterClose() {
 		return nil
+	}
+	err := c.drain()
+	c.core.Close()
+	c.leave()
+	return c.opError("close", err)
+}
+
+// Abort ends the connection at once, and lets the peer know that it was no orderly end: its Read returns syscall.ECONNRESET after what was
+// written, as it does where this end has died. It is what closing a TCP connection with a linger of 0 does. A peer with libxenvchan sees a
+// close.
+func (c *Conn) Abort() {
+	if !c.enterClose() {
+		return
+	}
+	c.core.Abort()
+	c.leave()
+}
+
+// enterClose makes the caller the one who closes the connection, and gives it the core alone. It returns false where somebody else is.
+func (c *Conn) enterClose() bool {
+	if c.closed.Swap(true) {
+		return false
 	}
 	c.rd.signal()
 	c.wr.signal()
@@ -272,8 +294,11 @@ func (c *Conn) Close() error {
 	c.wr.turn.take()
 	c.rd.turn.leave()
 	c.wr.turn.leave()
-	err := c.drain()
-	c.core.Close()
+	return true
+}
+
+// leave tells the peer, and gives everything back.
+func (c *Conn) leave() {
 	c.sent.Add(1)
 	if e := c.ch.Notify(); e != nil {
 		c.log.Debug("vchan: telling the peer of the close", "remote", c.remote.String(), "err", e)
@@ -281,7 +306,6 @@ func (c *Conn) Close() error {
 	c.rd.deadline.stop()
 	c.wr.deadline.stop()
 	c.free()
-	return c.opError("close", err)
 }
 
 // abort closes the connection without waiting for the peer.

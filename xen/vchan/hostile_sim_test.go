@@ -1,13 +1,16 @@
 package vchan_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -80,7 +83,7 @@ func dialRaw(t *testing.T, p vchantest.Platform, port string, patience time.Dura
 }
 
 // V-01: a client whose server corrupts an index gets an error that names it, at once, whether it was reading, writing or asleep.
-func TestV01CorruptIndicesWakeSleepers(t *testing.T) {
+func TestV01_CorruptIndicesWakeSleepers(t *testing.T) {
 	p := newPlatform(t)
 	r := newRawServer(t, p, "x")
 	c, err := dialRaw(t, p, "x", vchantest.Patience)
@@ -94,7 +97,7 @@ func TestV01CorruptIndicesWakeSleepers(t *testing.T) {
 	r.ctl.Store32(rightProd, 0x80000000)
 	require.NoError(t, r.ch.Notify())
 	var peer *vchan.PeerError
-	require.ErrorAs(t, <-reading, &peer)
+	require.ErrorAs(t, within(t, reading, "the reader"), &peer)
 	require.Equal(t, "right.prod", peer.Field)
 	require.Equal(t, uint64(0x80000000), peer.Value)
 	_, err = c.Write([]byte("x"))
@@ -103,7 +106,7 @@ func TestV01CorruptIndicesWakeSleepers(t *testing.T) {
 }
 
 // V-05, V-06: headers that no vchan can have.
-func TestV05HostileOrders(t *testing.T) {
+func TestV05_HostileOrders(t *testing.T) {
 	p := newPlatform(t)
 	r := newRawServer(t, p, "x")
 	for _, orders := range []uint32{0, 9 | 12<<16, 12 | 21<<16, 10 | 10<<16, 11 | 11<<16, 10 | 20<<16, 0xffffffff} {
@@ -116,30 +119,60 @@ func TestV05HostileOrders(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
-// V-15: another domain than the server put the offer there.
-func TestV15Squatter(t *testing.T) {
+// V-15: another domain than the server put the offer there, or half of it.
+func TestV15_Squatter(t *testing.T) {
 	h := newHost(t)
 	p := vchantest.Platform{Server: newDomain(t, h, "server").Xen(), Client: newDomain(t, h, "client").Xen()}
 	squatter := newDomain(t, h, "squatter").Xen()
 	ctx := soon(t)
-	// The server lets the squatter write below its home.
-	home := fmt.Sprintf("/local/domain/%d/data/vchan", p.Server.ID())
-	require.NoError(t, p.Server.Store().Mkdir(ctx, home))
-	require.NoError(t, p.Server.Store().SetPerms(ctx, home, xenstore.Perm{Dom: p.Server.ID()},
-		xenstore.Perm{Dom: squatter.ID(), Access: xenstore.AccessReadWrite}))
-	s := squatter.Store()
-	base := fmt.Sprintf("%s/%d/x", home, p.Client.ID())
-	for _, key := range []string{"ring-ref", "event-channel"} {
-		require.NoError(t, s.Write(ctx, base+"/"+key, []byte("8")))
-		require.NoError(t, s.SetPerms(ctx, base+"/"+key, xenstore.Perm{Dom: squatter.ID()},
-			xenstore.Perm{Dom: p.Client.ID(), Access: xenstore.AccessRead}))
+	for i, owners := range []map[string]*xen.Domain{
+		{"ring-ref": squatter, "event-channel": squatter},
+		{"ring-ref": squatter, "event-channel": p.Server},
+		{"ring-ref": p.Server, "event-channel": squatter},
+		{"ring-ref": p.Server, "event-channel": p.Server},
+	} {
+		// The server lets the squatter write where its offers are.
+		port := fmt.Sprintf("x%d", i)
+		base := fmt.Sprintf("/local/domain/%d/data/vchan/%d/%s", p.Server.ID(), p.Client.ID(), port)
+		require.NoError(t, p.Server.Store().Mkdir(ctx, base))
+		require.NoError(t, p.Server.Store().SetPerms(ctx, base, xenstore.Perm{Dom: p.Server.ID()},
+			xenstore.Perm{Dom: squatter.ID(), Access: xenstore.AccessReadWrite}))
+		for key, owner := range owners {
+			s := owner.Store()
+			require.NoError(t, s.Write(ctx, base+"/"+key, []byte("8")))
+			require.NoError(t, s.SetPerms(ctx, base+"/"+key, xenstore.Perm{Dom: owner.ID()},
+				xenstore.Perm{Dom: p.Client.ID(), Access: xenstore.AccessRead}))
+		}
+		_, err := dialRaw(t, p, port, 100*time.Millisecond)
+		if i == 3 {
+			require.ErrorIs(t, err, context.DeadlineExceeded, "all is the server's, and it grants nothing")
+			continue
+		}
+		require.ErrorIs(t, err, fs.ErrPermission, "%d", i)
+		require.ErrorContains(t, err, "belong", "%d", i)
 	}
-	_, err := dialRaw(t, p, "x", 100*time.Millisecond)
-	require.ErrorContains(t, err, "belong")
+}
+
+// V-15: of an offer only its client learns.
+func TestV15_OthersDoNotSeeTheOffer(t *testing.T) {
+	h := newHost(t)
+	p := vchantest.Platform{Server: newDomain(t, h, "server").Xen(), Client: newDomain(t, h, "client").Xen()}
+	other := newDomain(t, h, "other").Xen()
+	l := vchantest.Listen(t, p, "x", nil)
+	require.Eventually(t, func() bool { return l.Stats().Offers == 1 }, vchantest.Patience, time.Millisecond)
+	base := fmt.Sprintf("/local/domain/%d/data/vchan/%d/x", p.Server.ID(), p.Client.ID())
+	for _, key := range []string{"/ring-ref", "/event-channel", ""} {
+		_, err := p.Client.Store().Read(soon(t), base+key)
+		require.NoError(t, err)
+		_, err = other.Store().Read(soon(t), base+key)
+		require.ErrorIs(t, err, fs.ErrPermission, key)
+		require.ErrorIs(t, other.Store().Write(soon(t), base+key, []byte("8")), fs.ErrPermission, key)
+		require.ErrorIs(t, p.Client.Store().Write(soon(t), base+key, []byte("8")), fs.ErrPermission, key)
+	}
 }
 
 // V-16: numbers that are none.
-func TestV16HostileKeys(t *testing.T) {
+func TestV16_HostileKeys(t *testing.T) {
 	p := newPlatform(t)
 	r := newRawServer(t, p, "x")
 	for _, bad := range []string{"-1", "0x8", " 8", "8 ", "", "eight", "8\x00", "99999999999", "4294967296"} {
@@ -158,7 +191,7 @@ func TestV16HostileKeys(t *testing.T) {
 }
 
 // V-10: a client that writes nonsense into its live byte before it is connected. The listener goes on.
-func TestV10HostileClientDoesNotStopTheListener(t *testing.T) {
+func TestV10_HostileClientDoesNotStopTheListener(t *testing.T) {
 	p := newPlatform(t)
 	l := vchantest.Listen(t, p, "x", &vchan.Config{ReadRing: 1024, WriteRing: 2048})
 	ctx, s := soon(t), p.Client.Store()
@@ -193,7 +226,7 @@ func TestV10HostileClientDoesNotStopTheListener(t *testing.T) {
 }
 
 // V-12: a storm of events makes no errors and loses no data.
-func TestV12EventStorm(t *testing.T) {
+func TestV12_EventStorm(t *testing.T) {
 	p := newPlatform(t)
 	r := newRawServer(t, p, "x")
 	c, err := dialRaw(t, p, "x", vchantest.Patience)
@@ -208,6 +241,7 @@ func TestV12EventStorm(t *testing.T) {
 		done <- err
 	}()
 	const storm = 5000
+	before := runtime.NumGoroutine()
 	for i := range storm {
 		require.NoError(t, r.ch.Notify())
 		if i%1000 == 0 {
@@ -215,8 +249,9 @@ func TestV12EventStorm(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
+	require.LessOrEqual(t, runtime.NumGoroutine(), before+10, "an event is a mark, not a goroutine")
 	require.NoError(t, r.ch.Notify())
-	require.NoError(t, <-done)
+	require.NoError(t, within(t, done, "the reader"))
 	s := c.Stats()
 	require.NotZero(t, s.NotificationsReceived)
 	require.LessOrEqual(t, s.NotificationsReceived, uint64(storm+1+4), "no more than were sent")
@@ -227,7 +262,7 @@ func TestV12EventStorm(t *testing.T) {
 }
 
 // V-11: a domain dies in the middle of a transfer. The other end reads what had come, and then a clean end.
-func TestV11PeerDies(t *testing.T) {
+func TestV11_PeerDies(t *testing.T) {
 	for _, who := range []string{"server", "client"} {
 		for _, size := range []int{1024, 65536} {
 			t.Run(fmt.Sprintf("%s %d", who, size), func(t *testing.T) {
@@ -264,6 +299,123 @@ func TestV11PeerDies(t *testing.T) {
 	}
 }
 
+// V-11: the platform clears the live byte of an end whose domain dies, and sends an event. That needs neither the dead nor Xenstore.
+func TestV11_PlatformTellsOfTheDeath(t *testing.T) {
+	h := newHost(t)
+	sd, cd := newDomain(t, h, "server"), newDomain(t, h, "client")
+	p := vchantest.Platform{Server: sd.Xen(), Client: cd.Xen()}
+	cleared := func(events *atomic.Int64, ctl *shm.Region, live int, before int64) func() bool {
+		return func() bool { return ctl.Load8(live).Is(0) && events.Load() > before }
+	}
+	const soonEnough = 2 * time.Second
+
+	// A server that we look over the shoulder of; its client dies.
+	r := newRawServer(t, p, "x")
+	var events atomic.Int64
+	r.ch.Handle(func() { events.Add(1) })
+	_, err := dialRaw(t, p, "x", vchantest.Patience)
+	require.NoError(t, err)
+	require.True(t, r.ctl.Load8(20).Is(1))
+	before := events.Load()
+	require.NoError(t, cd.Destroy())
+	require.Eventually(t, cleared(&events, r.ctl, 20, before), soonEnough, time.Millisecond, "cli_live, and an event")
+
+	// And a client of that kind; its server dies.
+	p.Client = newDomain(t, h, "another client").Xen()
+	l, err := vchan.Listen(soon(t), p.Server, "y", &vchan.ListenConfig{Any: true})
+	require.NoError(t, err)
+	accepted := acceptAll(l)
+	base := fmt.Sprintf("/local/domain/%d/data/vchan/%d/y", p.Server.ID(), p.Client.ID())
+	ref, port := offered(t, p.Client, base)
+	m, err := p.Client.Grants().Map(p.Server.ID(), []grant.Ref{ref}, grant.ReadWrite)
+	require.NoError(t, err)
+	defer m.Close()
+	ch, err := p.Client.Events().BindInterdomain(p.Server.ID(), port)
+	require.NoError(t, err)
+	defer ch.Close()
+	events.Store(0)
+	ch.Handle(func() { events.Add(1) })
+	require.True(t, m.Region().Load8(21).Is(1))
+	require.NoError(t, sd.Destroy())
+	require.Eventually(t, cleared(&events, m.Region(), 21, 0), soonEnough, time.Millisecond, "srv_live, and an event")
+	require.ErrorIs(t, within(t, accepted, "Accept"), vchan.ErrEnded)
+	require.NoError(t, l.Close())
+}
+
+// V-17: what a server and its client said to each other is in no page that a later client gets, of the same domain or of another.
+func TestV17_NextClientReadsNothingOfTheLast(t *testing.T) {
+	for _, sizes := range [][2]int{{1024, 2048}, {2048, 1024}, {4096, 8192}} {
+		h := newHost(t)
+		server := newDomain(t, h, "server").Xen()
+		clients := []*xen.Domain{newDomain(t, h, "first").Xen(), newDomain(t, h, "second").Xen()}
+		l, err := vchan.Listen(soon(t), server, "x", &vchan.ListenConfig{Any: true,
+			Config: vchan.Config{ReadRing: sizes[0], WriteRing: sizes[1]}})
+		require.NoError(t, err)
+		secret := bytes.Repeat([]byte("secret!!"), 1024)
+		for _, client := range []*xen.Domain{clients[0], clients[0], clients[1], clients[0]} {
+			// Before it connects, the client looks into every page that it was given.
+			base := fmt.Sprintf("/local/domain/%d/data/vchan/%d/x", server.ID(), client.ID())
+			ref, _ := offered(t, client, base)
+			ctl, err := client.Grants().Map(server.ID(), []grant.Ref{ref}, grant.ReadWrite)
+			require.NoError(t, err)
+			head, err := vchan.ReadHeader(ctl.Region())
+			require.NoError(t, err)
+			requireZeros(t, ctl.Region(), 24+4*(len(head.LeftRefs)+len(head.RightRefs)))
+			for _, refs := range [][]grant.Ref{head.LeftRefs, head.RightRefs} {
+				if len(refs) == 0 {
+					continue
+				}
+				m, err := client.Grants().Map(server.ID(), refs, grant.ReadOnly)
+				require.NoError(t, err)
+				requireZeros(t, m.Region(), 0)
+				require.NoError(t, m.Close())
+			}
+			require.NoError(t, ctl.Close())
+
+			c, err := vchan.Dial(soon(t), client, "server", "x", nil)
+			require.NoError(t, err)
+			require.NoError(t, l.SetDeadline(time.Now().Add(vchantest.Patience)))
+			s, err := l.AcceptVchan()
+			require.NoError(t, err)
+			for _, way := range [][2]*vchan.Conn{{c, s}, {s, c}} {
+				go func() { _, _ = way[0].Write(secret) }()
+				require.NoError(t, way[1].SetDeadline(time.Now().Add(vchantest.Patience)))
+				got := make([]byte, len(secret))
+				_, err := io.ReadFull(way[1], got)
+				require.NoError(t, err)
+				require.Equal(t, secret, got)
+			}
+			require.NoError(t, c.Close())
+			require.NoError(t, s.Close())
+		}
+		require.NoError(t, l.Close())
+	}
+}
+
+// offered waits for an offer and returns its numbers.
+func offered(t *testing.T, client *xen.Domain, base string) (ref grant.Ref, port hypercall.Port) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		p, err := client.Store().Read(soon(t), base+"/event-channel")
+		if err != nil {
+			return false
+		}
+		r, err := client.Store().Read(soon(t), base+"/ring-ref")
+		ref, port = grant.Ref(number(r)), hypercall.Port(number(p))
+		return err == nil
+	}, vchantest.Patience, time.Millisecond)
+	return ref, port
+}
+
+// requireZeros fails if there is anything but zeros in the region from an offset on.
+func requireZeros(t *testing.T, r *shm.Region, from int) {
+	t.Helper()
+	b := make([]byte, r.Size()-from)
+	r.CopyOut(b, from)
+	i := bytes.IndexFunc(b, func(r rune) bool { return r != 0 })
+	require.Equal(t, -1, i, "byte %d is not 0", from+i)
+}
+
 // Dialling a domain that does not exist fails at once, and one that dies meanwhile fails then.
 func TestDialDeadDomain(t *testing.T) {
 	h := newHost(t)
@@ -285,7 +437,7 @@ func TestDialDeadDomain(t *testing.T) {
 }
 
 // V-20: the domain of one end is suspended and resumed. Its own handles are stale; the peer sees an end; new connections work.
-func TestV20SuspendAndResume(t *testing.T) {
+func TestV20_SuspendAndResume(t *testing.T) {
 	for _, newID := range []bool{false, true} {
 		t.Run(fmt.Sprintf("new number %v", newID), func(t *testing.T) {
 			h := newHost(t)
@@ -408,7 +560,7 @@ func TestSilentClientBlocksNobody(t *testing.T) {
 
 // V-20: the client's domain is suspended and resumed, with unread data in both directions. The server reads what had come, and then that
 // it was cut off; the client reads nothing that nobody sent.
-func TestV20SuspendTheClient(t *testing.T) {
+func TestV20_SuspendTheClient(t *testing.T) {
 	h := newHost(t)
 	cd := newDomain(t, h, "client")
 	p := vchantest.Platform{Server: newDomain(t, h, "server").Xen(), Client: cd.Xen()}

@@ -61,15 +61,22 @@ func unpublish(ctx context.Context, s xenstore.Store, base string) error {
 
 // readOffer reads the keys of an offer by server. The error is errNoOffer where there is none now.
 func readOffer(ctx context.Context, s xenstore.Store, base string, server hypercall.DomID) (hypercall.GrantRef, hypercall.Port, error) {
-	port, err := readKey(ctx, s, base, keyEventChannel)
+	port, err := readOwnKey(ctx, s, base, keyEventChannel, server)
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := checkOwner(ctx, s, base+"/"+keyEventChannel, server); err != nil {
-		return 0, 0, err
-	}
-	ref, err := readKey(ctx, s, base, keyRingRef)
+	ref, err := readOwnKey(ctx, s, base, keyRingRef, server)
 	return hypercall.GrantRef(ref), hypercall.Port(port), err
+}
+
+// readOwnKey reads a number that the server itself must have put there. A reference of somebody else's choice could be one that the server
+// has granted for another purpose.
+func readOwnKey(ctx context.Context, s xenstore.Store, base, key string, server hypercall.DomID) (uint32, error) {
+	v, err := readKey(ctx, s, base, key)
+	if err != nil {
+		return 0, err
+	}
+	return v, checkOwner(ctx, s, base+"/"+key, server)
 }
 
 // stillOffered returns errNoOffer if the offer is not that of ref and port any more.

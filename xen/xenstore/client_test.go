@@ -42,22 +42,31 @@ func readString(c *xenstore.Client, path string) string {
 	return string(v)
 }
 
-func TestClientMatchesRepliesInAnyOrder(t *testing.T) { // XC-01
-	const n = 16
-	s, c := xenstoretest.NewScript(t, nil)
-	wait := results(n, func(i int) string { return readString(c, fmt.Sprintf("/%d", i)) })
-	var msgs []xenstoretest.Message
-	for range n {
-		msgs = append(msgs, s.Next())
+// Replies are for the requests whose ids they repeat, in whatever order they come.
+func TestXC01_RepliesInAnyOrder(t *testing.T) {
+	for name, conn := range connections(t) {
+		t.Run(name, func(t *testing.T) {
+			const n = 16
+			s, c := xenstoretest.NewScriptOver(conn.server), xenstore.NewClient(conn.client, nil)
+			for _, step := range []int{1, 3, 5, 7, 11, 15} {
+				wait := results(n, func(i int) string { return readString(c, fmt.Sprintf("/%d", i)) })
+				var msgs []xenstoretest.Message
+				for range n {
+					msgs = append(msgs, s.Next())
+				}
+				for i := range msgs {
+					m := msgs[(i*step+3)%n]
+					s.Reply(m, "value of "+strings.TrimSuffix(m.Payload, "\x00"))
+				}
+				for i, got := range wait() {
+					require.Equal(t, fmt.Sprintf("value of /%d", i), got)
+				}
+				require.Zero(t, c.Stats().Outstanding)
+			}
+			require.NoError(t, c.Close())
+			require.NoError(t, s.Close())
+		})
 	}
-	for i := range msgs {
-		m := msgs[(i*7+3)%n]
-		s.Reply(m, "value of "+strings.TrimSuffix(m.Payload, "\x00"))
-	}
-	for i, got := range wait() {
-		require.Equal(t, fmt.Sprintf("value of /%d", i), got)
-	}
-	require.Zero(t, c.Stats().Outstanding)
 }
 
 func TestClientSendsWhatTheProtocolSays(t *testing.T) {
@@ -150,81 +159,118 @@ func header(typ xenstore.MsgType, id, n uint32) []byte {
 	return xenstore.Header{Type: typ, ReqID: id, Len: n}.Append(nil)
 }
 
-// breakages are what a server may do instead of answering a read, what the error says of it, and what it is.
-var breakages = map[string]struct {
+// breakage is what a server may do instead of answering a read, what the error says of it, and what it is.
+type breakage struct {
 	do   func(s *xenstoretest.Script, m xenstoretest.Message)
 	want string
 	is   error
-}{
-	"unknown request id": { // XC-01
-		func(s *xenstoretest.Script, m xenstoretest.Message) { m.ReqID++; s.Reply(m, "x") }, "not under way", nil},
-	"request id of no slot": {
-		func(s *xenstoretest.Script, m xenstoretest.Message) { m.ReqID |= 0xff; s.Reply(m, "x") }, "not under way", nil},
-	"request id 0": {
-		func(s *xenstoretest.Script, m xenstoretest.Message) { m.ReqID = 0; s.Reply(m, "x") }, "not under way", nil},
-	"reply twice": {
-		func(s *xenstoretest.Script, m xenstoretest.Message) {
+}
+
+// breaks has the server do each, and wants the connection to be over: the call under way ends with an error that says what was wrong, and
+// later calls, and watches, fail at once.
+func breaks(t *testing.T, kinds map[string]func(t *testing.T) connection, all map[string]breakage) {
+	for kind, dial := range kinds {
+		for name, x := range all {
+			ok := t.Run(kind+"/"+name, func(t *testing.T) {
+				conn := dial(t)
+				s, c := xenstoretest.NewScriptOver(conn.server), xenstore.NewClient(conn.client, nil)
+				w := watch(t, s, c, "/w")
+				errs := make(chan error, 1)
+				go func() {
+					_, err := c.Read(context.Background(), "/a")
+					errs <- err
+				}()
+				m := s.Next()
+				require.Equal(t, xenstore.MsgRead, m.Type)
+				x.do(s, m)
+				var err error
+				select {
+				case err = <-errs:
+				case <-time.After(5 * time.Second):
+					require.Fail(t, "the call goes on")
+				}
+				require.ErrorContains(t, err, x.want)
+				_, ok := errors.AsType[*xenstore.ConnError](err)
+				require.True(t, ok)
+				if x.is == nil {
+					_, ok := errors.AsType[*xenstore.ProtocolError](err)
+					require.True(t, ok)
+				} else {
+					require.ErrorIs(t, err, x.is)
+				}
+				<-c.Done()
+				require.Equal(t, errors.Unwrap(err), c.Err())
+				require.ErrorContains(t, c.Mkdir(context.Background(), "/b"), x.want)
+				_, err = w.Next(context.Background())
+				require.ErrorContains(t, err, x.want)
+				require.NoError(t, w.Close())
+				require.NoError(t, c.Close())
+				_ = s.Close() // it may have gone already
+			})
+			if !ok {
+				return
+			}
+		}
+	}
+}
+
+// A reply that belongs to no request ends the connection: whatever comes next could be anybody's.
+func TestXC01_WrongReplies(t *testing.T) {
+	reply := func(change func(m *xenstoretest.Message)) func(*xenstoretest.Script, xenstoretest.Message) {
+		return func(s *xenstoretest.Script, m xenstoretest.Message) {
+			change(&m)
+			s.Reply(m, "x")
+		}
+	}
+	breaks(t, dialers, map[string]breakage{
+		"unknown request id":    {reply(func(m *xenstoretest.Message) { m.ReqID++ }), "not under way", nil},
+		"request id of no slot": {reply(func(m *xenstoretest.Message) { m.ReqID |= 0xff }), "not under way", nil},
+		"request id 0":          {reply(func(m *xenstoretest.Message) { m.ReqID = 0 }), "not under way", nil},
+		"wrong type":            {reply(func(m *xenstoretest.Message) { m.Type = xenstore.MsgWrite }), "type READ", nil},
+		"unknown type":          {reply(func(m *xenstoretest.Message) { m.Type = 20 }), "MsgType(20)", nil},
+		"reply twice": {func(s *xenstoretest.Script, m xenstoretest.Message) {
 			b := xenstore.AppendMessage(nil, xenstore.Header{Type: xenstore.MsgWatch, ReqID: m.ReqID}, nil)
 			s.Raw(append(b, b...))
 		}, "reply to a request of type READ", nil},
-	"wrong type": {
-		func(s *xenstoretest.Script, m xenstoretest.Message) { m.Type = xenstore.MsgWrite; s.Reply(m, "x") }, "type READ", nil},
-	"unknown type": {
-		func(s *xenstoretest.Script, m xenstoretest.Message) { m.Type = 20; s.Reply(m, "x") }, "MsgType(20)", nil},
-	"payload too long": { // XC-02
-		func(s *xenstoretest.Script, m xenstoretest.Message) { s.Raw(header(m.Type, m.ReqID, 4097)) }, "4097", nil},
-	"payload of 4 GiB": {
-		func(s *xenstoretest.Script, m xenstoretest.Message) { s.Raw(header(m.Type, m.ReqID, 0xffffffff)) }, "4294967295", nil},
-	"event without token": {
-		func(s *xenstoretest.Script, _ xenstoretest.Message) {
+		"event without token": {func(s *xenstoretest.Script, _ xenstoretest.Message) {
 			s.Send(xenstore.Header{Type: xenstore.MsgWatchEvent}, "/a\x00b")
 		}, "event", nil},
-	"event with endless path": {
-		func(s *xenstoretest.Script, _ xenstoretest.Message) { s.Event(strings.Repeat("a", 4000), "t") }, "longer than 3072", nil},
-	"death": {
-		func(s *xenstoretest.Script, _ xenstoretest.Message) { s.Close() }, "EOF", io.EOF},
-	"death in the header": {
-		func(s *xenstoretest.Script, m xenstoretest.Message) {
+	})
+}
+
+// A payload longer than the protocol's 4096 bytes ends the connection before anything of it is taken, the longest that may be is taken.
+func TestXC02_PayloadLength(t *testing.T) {
+	all := map[string]breakage{
+		"event with endless path": {func(s *xenstoretest.Script, _ xenstoretest.Message) {
+			s.Event(strings.Repeat("a", 4000), "t")
+		}, "longer than 3072", nil},
+	}
+	for _, n := range []uint32{4097, 8192, 1 << 31, 0xffffffff} {
+		all[fmt.Sprint(n)] = breakage{func(s *xenstoretest.Script, m xenstoretest.Message) {
+			go s.Raw(append(header(m.Type, m.ReqID, n), make([]byte, 9000)...)) // what is taken of it ends with the connection
+		}, fmt.Sprint(n), nil}
+	}
+	breaks(t, dialers, all)
+	s, c := xenstoretest.NewScript(t, nil)
+	wait := results(1, func(int) string { return readString(c, "/a") })
+	s.Reply(s.Next(), strings.Repeat("x", xenstore.MaxPayload))
+	require.Len(t, wait()[0], xenstore.MaxPayload)
+}
+
+// A server that goes away ends the connection, wherever it was.
+func TestClientSurvivesADeadServer(t *testing.T) {
+	closes := map[string]func(t *testing.T) connection{"pipe": dialers["pipe"], "unix": dialers["unix"]} // which tell of it
+	breaks(t, closes, map[string]breakage{
+		"death": {func(s *xenstoretest.Script, _ xenstoretest.Message) { s.Close() }, "EOF", io.EOF},
+		"death in the header": {func(s *xenstoretest.Script, m xenstoretest.Message) {
 			s.Raw(header(m.Type, m.ReqID, 4)[:7])
 			s.Close()
 		}, "after 7 bytes", io.ErrUnexpectedEOF},
-	"death in the payload": {
-		func(s *xenstoretest.Script, m xenstoretest.Message) {
+		"death in the payload": {func(s *xenstoretest.Script, m xenstoretest.Message) {
 			s.Raw(append(header(m.Type, m.ReqID, 4), 'x'))
 			s.Close()
 		}, "after 17 bytes", io.ErrUnexpectedEOF},
-}
-
-// Each of the breakages breaks the connection: the call under way ends with an error that says what was wrong, and later calls fail at
-// once.
-func TestClientSurvivesABrokenServer(t *testing.T) {
-	for name, x := range breakages {
-		t.Run(name, func(t *testing.T) {
-			s, c := xenstoretest.NewScript(t, nil)
-			w := watch(t, s, c, "/w")
-			errs := make(chan error, 1)
-			go func() {
-				_, err := c.Read(context.Background(), "/a")
-				errs <- err
-			}()
-			m := s.Next()
-			require.Equal(t, xenstore.MsgRead, m.Type)
-			x.do(s, m)
-			err := <-errs
-			require.ErrorContains(t, err, x.want)
-			_, ok := errors.AsType[*xenstore.ConnError](err)
-			require.True(t, ok)
-			if x.is != nil {
-				require.ErrorIs(t, err, x.is)
-			}
-			<-c.Done()
-			require.Equal(t, errors.Unwrap(err), c.Err())
-			require.ErrorContains(t, c.Mkdir(context.Background(), "/b"), x.want)
-			_, err = w.Next(context.Background())
-			require.ErrorContains(t, err, x.want)
-			require.NoError(t, w.Close())
-		})
-	}
+	})
 }
 
 // A kernel before Linux 4.18 answers WATCH and UNWATCH itself, with request id 0, and leaves that of events undefined.
@@ -328,22 +374,40 @@ func TestClientDoesNotWaitForAServerThatDoesNotRead(t *testing.T) {
 
 type connection struct{ client, server io.ReadWriteCloser }
 
+// dialers make connections of every kind.
+var dialers = map[string]func(t *testing.T) connection{
+	"pipe": func(*testing.T) connection {
+		a, b := net.Pipe()
+		return connection{a, b}
+	},
+	"unix": func(t *testing.T) connection {
+		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+		require.NoError(t, err)
+		a, err := net.Dial("unix", l.Addr().String())
+		require.NoError(t, err)
+		b, err := l.Accept()
+		require.NoError(t, err)
+		require.NoError(t, l.Close())
+		return connection{a, b}
+	},
+	"ring": func(t *testing.T) connection {
+		sleep := &xenstore.RingConfig{Spin: -1}
+		a, b := xenstoretest.NewRings(t, sleep, sleep)
+		return connection{a, b}
+	},
+	"spinning ring": func(t *testing.T) connection {
+		a, b := xenstoretest.NewRings(t, nil, nil)
+		return connection{a, b}
+	},
+}
+
 // connections returns a connection of every kind.
-func connections(t testing.TB) map[string]connection {
-	pipeA, pipeB := net.Pipe()
-	sleep := &xenstore.RingConfig{Spin: -1}
-	ringA, ringB := xenstoretest.NewRings(t, sleep, sleep)
-	spinA, spinB := xenstoretest.NewRings(t, nil, nil)
-	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
-	require.NoError(t, err)
-	unixA, err := net.Dial("unix", l.Addr().String())
-	require.NoError(t, err)
-	unixB, err := l.Accept()
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	return map[string]connection{
-		"pipe": {pipeA, pipeB}, "unix": {unixA, unixB}, "ring": {ringA, ringB}, "spinning ring": {spinA, spinB},
+func connections(t *testing.T) map[string]connection {
+	all := map[string]connection{}
+	for name, dial := range dialers {
+		all[name] = dial(t)
 	}
+	return all
 }
 
 // Many callers at once, large and small messages, over every kind of connection: every caller gets its own answer.
@@ -530,7 +594,7 @@ func answer(rw io.ReadWriter) {
 }
 
 // A server that breaks the ring breaks the client's connection, whatever it does.
-func TestClientOverABrokenRing(t *testing.T) {
+func TestXC08_BrokenRing(t *testing.T) {
 	for name, breakIt := range map[string]func(page *shm.Region){
 		"rsp_prod": func(page *shm.Region) { page.Store32(xenstore.OffRspProd, 5000) },
 		"error":    func(page *shm.Region) { page.Store32(xenstore.OffError, 2) },

@@ -2,6 +2,7 @@ package xenstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,19 +17,49 @@ const (
 )
 
 // Dial connects to a Unix socket of a server, or opens the device of a kernel ([DefaultDevice]). An empty path is the environment
-// variable XENSTORED_PATH, which libxenstore reads too, or else [DefaultSocket].
+// variable XENSTORED_PATH, which libxenstore reads too, or else the first that works of [DefaultSocket] and [DefaultDevice]. Through a
+// device one request is under way at a time, whatever cfg says.
 func Dial(ctx context.Context, path string, cfg *Config) (*Client, error) {
 	if path == "" {
 		path = os.Getenv("XENSTORED_PATH")
 	}
+	paths := []string{path}
 	if path == "" {
-		path = DefaultSocket
+		paths = []string{DefaultSocket, DefaultDevice}
 	}
-	rw, err := dial(ctx, path)
+	rw, err := dialFirst(ctx, paths)
 	if err != nil {
 		return nil, fmt.Errorf("xenstore: connect to the store: %w", err)
 	}
+	if _, ok := rw.(*device); ok {
+		cfg = forDevice(cfg)
+	}
 	return NewClient(rw, cfg), nil
+}
+
+// dialFirst connects to the first path that works.
+func dialFirst(ctx context.Context, paths []string) (io.ReadWriteCloser, error) {
+	var errs []error
+	for _, path := range paths {
+		rw, err := dial(ctx, path)
+		if err == nil {
+			return rw, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// forDevice returns a client's configuration for a kernel's device. Linux since 4.11 keeps a request in the file's buffer
+// until its thread has written it to the ring, and does not keep the next request out of that buffer meanwhile: with two under way, one
+// may be sent with the other's payload (xenbus_dev_request_and_reply in xenbus_xs.c). So there is one at a time.
+func forDevice(cfg *Config) *Config {
+	var c Config
+	if cfg != nil {
+		c = *cfg
+	}
+	c.MaxOutstanding = 1
+	return &c
 }
 
 func dial(ctx context.Context, path string) (io.ReadWriteCloser, error) {

@@ -39,15 +39,32 @@ func TestDial(t *testing.T) {
 	require.Error(t, err)
 }
 
+func TestDialFirst(t *testing.T) {
+	dir := t.TempDir()
+	missing, path := filepath.Join(dir, "missing"), filepath.Join(dir, "socket")
+	_, err := dialFirst(t.Context(), []string{missing, path})
+	require.ErrorContains(t, err, missing)
+	require.ErrorContains(t, err, path)
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	defer l.Close()
+	rw, err := dialFirst(t.Context(), []string{missing, path})
+	require.NoError(t, err)
+	require.NoError(t, rw.Close())
+}
+
 // A device that is not the store's is opened, and found out.
 func TestDialDevice(t *testing.T) {
 	if _, err := os.Stat(os.DevNull); err != nil || os.DevNull != "/dev/null" {
 		return // no device files on this system
 	}
-	c, err := Dial(t.Context(), os.DevNull, nil)
-	require.NoError(t, err)
-	<-c.Done() // it reads as empty
-	require.NoError(t, c.Close())
+	for _, cfg := range []*Config{nil, {MaxOutstanding: 7}} {
+		c, err := Dial(t.Context(), os.DevNull, cfg)
+		require.NoError(t, err)
+		require.Equal(t, 1, cap(c.slots), "a kernel mixes up requests that are under way together")
+		<-c.Done() // it reads as empty
+		require.NoError(t, c.Close())
+	}
 }
 
 // writes remembers each write.

@@ -73,7 +73,7 @@ func TestRingIsAQueue(t *testing.T) {
 	})
 }
 
-func TestRingRefusesHostileIndices(t *testing.T) { // R-01, XS-01
+func TestRingRefusesHostileIndices(t *testing.T) {
 	buf := make([]byte, 10)
 	for _, c := range []struct {
 		role  xenstore.RingRole
@@ -150,7 +150,7 @@ func TestRingKeepsItsOwnIndices(t *testing.T) {
 	require.Equal(t, "c", string(buf[:n]))
 }
 
-func TestRingWaitsForReconnection(t *testing.T) { // XC-07
+func TestXC07_RingStartStates(t *testing.T) {
 	for _, features := range []uint32{0, xenstore.FeatureReconnection, 0xfffffff1} {
 		page := newPage(500)
 		page.Store32(xenstore.OffServerFeatures, features)
@@ -179,6 +179,19 @@ func TestRingWaitsForReconnection(t *testing.T) { // XC-07
 		require.Equal(t, "hello", string(buf[:n]))
 		require.NoError(t, client.PeerError())
 	}
+	for _, start := range starts { // in use by a kernel before this one
+		page := newPage(start)
+		page.Store32(xenstore.OffServerFeatures, 0xfffffff2)
+		client, server := newRing(t, page, xenstore.RoleClient, 0), newRing(t, page, xenstore.RoleServer, 0)
+		for _, d := range []struct{ from, to *xenstore.Ring }{{client, server}, {server, client}} {
+			_, _, err := d.from.Write([]byte("hello"))
+			require.NoError(t, err)
+			buf := make([]byte, 10)
+			n, _, err := d.to.Read(buf)
+			require.NoError(t, err)
+			require.Equal(t, "hello", string(buf[:n]))
+		}
+	}
 }
 
 func TestRingReset(t *testing.T) {
@@ -196,7 +209,7 @@ func TestRingReset(t *testing.T) {
 	require.True(t, n == 0 && err == nil, "what was there before is gone")
 }
 
-func TestRingPeerError(t *testing.T) { // XC-08
+func TestXC08_RingPeerError(t *testing.T) {
 	page := newPage(0)
 	client := newRing(t, page, xenstore.RoleClient, 0)
 	page.Store32(xenstore.OffError, 3)

@@ -53,7 +53,7 @@ func TestTransactionIsRepeated(t *testing.T) {
 	require.EqualValues(t, 2, c.Stats().Retries)
 }
 
-func TestTransactionConflictForEver(t *testing.T) { // XC-04
+func TestXC04_ConflictForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, c := xenstoretest.NewScript(t, &xenstore.Config{MaxAttempts: 20})
 		var log []string

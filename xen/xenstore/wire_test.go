@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,7 +78,7 @@ func TestDecoderCutsTheStreamHoweverItComes(t *testing.T) {
 	})
 }
 
-func TestDecoderRefusesLongPayload(t *testing.T) { // XC-02
+func TestXC02_DecoderRefusesLongPayload(t *testing.T) {
 	for _, n := range []uint32{MaxPayload + 1, 1 << 31, 0xffffffff} {
 		good := AppendMessage(nil, Header{Type: MsgRead}, []byte("x"))
 		stream := Header{Type: MsgRead, ReqID: 7, Len: n}.Append(good)
@@ -194,7 +195,7 @@ func TestPerms(t *testing.T) {
 	}
 }
 
-func TestNumbers(t *testing.T) { // XC-06
+func TestXC06_Numbers(t *testing.T) {
 	for s, want := range map[string]int64{
 		"0": 0, "007": 7, "4294967295": 4294967295,
 		"": -1, "4294967296": -1, "-1": -1, "+1": -1, " 1": -1, "1 ": -1, "0x1": -1, "1\x00": -1, "99999999999": -1, "١": -1,
@@ -250,6 +251,12 @@ func FuzzText(f *testing.F) {
 			if abs != "/" {
 				require.Equal(t, abs, Join(Parent(abs), Base(abs)))
 			}
+		}
+		v, err := ParseUint32(s)
+		want, wantErr := strconv.ParseUint(s, 10, 32)
+		require.Equal(t, wantErr == nil && len(s) <= 10, err == nil)
+		if err == nil {
+			require.Equal(t, want, uint64(v))
 		}
 		require.Error(t, ParseErrno([]byte(s)))
 	})

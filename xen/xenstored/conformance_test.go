@@ -1,7 +1,6 @@
 package xenstored
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
@@ -53,9 +52,6 @@ func TestProbe(t *testing.T) {
 		{"READ //", 0, read, 0, "/a//b\x00", "EINVAL"},
 		{"READ trailing /", 0, read, 0, "/tool/\x00", "EINVAL"},
 		{"READ empty", 0, read, 0, "\x00", "EINVAL"},
-		{"XS-16 READ /local/domain/", 0, read, 0, "/local/domain/\x00", "EINVAL"},
-		{"XS-16 WRITE /local/domain/", 1, xenstore.MsgWrite, 0, "/local/domain/\x00", "EINVAL"},
-		{"XS-16 WATCH /local/domain/", 1, watch, 0, "/local/domain/\x00t\x00", "EINVAL"},
 		{"READ @introduceDomain", 0, read, 0, "@introduceDomain\x00", "EINVAL"},
 		{"WRITE @foo", 0, xenstore.MsgWrite, 0, "@foo\x00", "EINVAL"},
 		{"DIRECTORY_PART", 0, xenstore.MsgDirectoryPart, 0, "/tool\x000\x00", "2\x00xenstored\x00"},
@@ -66,9 +62,6 @@ func TestProbe(t *testing.T) {
 		{"10 permissions by domain 0", 0, set, 0, "/tool\x00n0\x00" + strings.Repeat("r5\x00", 9), "OK"},
 		{"WATCH with one argument", 1, watch, 0, "x\x00", "EINVAL"},
 		{"WATCH with a depth", 1, watch, 0, "x\x00t\x001\x00", "EINVAL"},
-		{"XS-23 WATCH ignores the transaction", 1, watch, 99, "x\x00t\x00", "OK"},
-		{"XS-23 UNWATCH ignores the transaction", 1, xenstore.MsgUnwatch, 99, "x\x00t\x00", "ENOENT"},
-		{"XS-23 TRANSACTION_START in an unknown transaction", 1, start, 99, "\x00", "ENOENT"},
 		{"unknown transaction", 1, read, 99, "x\x00", "ENOENT"},
 		{"TRANSACTION_END without transaction", 1, end, 0, "T\x00", "ENOENT"},
 		{"TRANSACTION_END X", 1, end, 0, "X\x00", "EINVAL"},
@@ -83,14 +76,6 @@ func TestProbe(t *testing.T) {
 		{"guest reads a foreign node", 1, read, 0, "/local/domain/2\x00", "EACCES"},
 		{"guest reads a foreign node that does not exist", 1, read, 0, "/local/domain/2/x\x00", "EACCES"},
 		{"guest reads an own node that does not exist", 1, read, 0, "x\x00", "ENOENT"},
-		{"XS-06 guest RM /", 1, rm, 0, "/\x00", "EACCES"},
-		{"XS-06 guest WRITE /", 1, xenstore.MsgWrite, 0, "/\x00", "EACCES"},
-		{"XS-06 guest READ /", 1, read, 0, "/\x00", "EACCES"},
-		{"XS-06 guest DIRECTORY /", 1, xenstore.MsgDirectory, 0, "/\x00", "EACCES"},
-		{"XS-06 guest DIRECTORY_PART /", 1, xenstore.MsgDirectoryPart, 0, "/\x000\x00", "EACCES"},
-		{"XS-06 guest GET_PERMS /", 1, xenstore.MsgGetPerms, 0, "/\x00", "EACCES"},
-		{"XS-06 guest SET_PERMS /", 1, set, 0, "/\x00n1\x00", "EACCES"},
-		{"XS-06 guest MKDIR /", 1, xenstore.MsgMkdir, 0, "/\x00", "EACCES"},
 		{"guest watches /", 1, watch, 0, "/\x00t\x00", "OK"},
 		{"guest watches @introduceDomain", 1, watch, 0, "@introduceDomain\x00t\x00", "OK"},
 		{"guest SET_PERMS @releaseDomain", 1, set, 0, "@releaseDomain\x00n1\x00", "EACCES"},
@@ -125,18 +110,6 @@ func TestUnknownTypes(t *testing.T) {
 	for _, typ := range []xenstore.MsgType{15, 16, 20, 23, 24, 25, 26, 99, 1000, 0xffff, 0xffffffff} {
 		require.Equal(t, xenstore.ENOSYS, r.do(host, typ, 0, "x").err, "%d", typ)
 		require.Equal(t, xenstore.ENOSYS, r.do(one, typ, 0, "x").err, "%d", typ)
-	}
-}
-
-// TestPrivilege (XS-22) sends every request for domain 0 from a guest, and from a guest that has domain 0 as its target.
-func TestPrivilege(t *testing.T) {
-	r, host, one, two := guestRig(t, Quota{})
-	r.ok(host, xenstore.MsgSetTarget, 0, "2", "0")
-	for _, typ := range []xenstore.MsgType{xenstore.MsgControl, xenstore.MsgIntroduce, xenstore.MsgRelease, xenstore.MsgIsIntroduced,
-		xenstore.MsgResume, xenstore.MsgSetTarget} {
-		for _, cn := range []*conn{one, two} {
-			require.Equal(t, xenstore.EACCES, r.do(cn, typ, 0, "1", "2", "3").err, "%s by domain %d", typ, cn.dom.id)
-		}
 	}
 }
 
@@ -235,25 +208,4 @@ func TestTransactionView(t *testing.T) {
 	require.Equal(t, xenstore.EBUSY, r.do(me, xenstore.MsgTransactionStart, tx, "").err)
 	require.Equal(t, xenstore.EINVAL, r.do(me, xenstore.MsgTransactionEnd, tx, "X").err)
 	require.Empty(t, r.end(me, tx), "still alive after a malformed end")
-}
-
-// TestResetInTransaction (XS-17): RESET_WATCHES that names a transaction ends that too, any number of times.
-func TestResetInTransaction(t *testing.T) {
-	r, _, one, _ := guestRig(t, Quota{})
-	for range 3 {
-		for range 11 {
-			r.begin(one)
-		}
-		require.Equal(t, xenstore.ENOSPC, r.do(one, xenstore.MsgTransactionStart, 0, "").err)
-		for i := range 129 {
-			r.ok(one, xenstore.MsgWatch, 0, "w", fmt.Sprint(i))
-		}
-		require.Equal(t, xenstore.E2BIG, r.do(one, xenstore.MsgWatch, 0, "w", "x").err)
-		tx := one.txs[3].id
-		r.write(one, tx, "x", "1")
-		r.ok(one, xenstore.MsgResetWatches, tx, "")
-		require.Equal(t, xenstore.ENOENT, r.end(one, tx))
-		require.Empty(t, one.txs)
-		require.Empty(t, r.core.watches, "XS-09: no index entry stays")
-	}
 }

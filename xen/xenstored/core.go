@@ -44,6 +44,7 @@ type domain struct {
 	target      hypercall.DomID // whose permissions it has too (SET_TARGET)
 	nodes       int             // nodes it owns
 	memory      int             // bytes, as Quota.Memory counts them
+	queued      int             // of these, in messages that wait for its connections
 	watches     int
 	txs         int
 	outstanding int

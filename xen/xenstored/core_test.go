@@ -144,7 +144,7 @@ func (r *rig) check() {
 	}
 }
 
-type books struct{ nodes, memory, watches, txs, conns int }
+type books struct{ nodes, memory, queued, watches, txs, conns int }
 
 // recount compares the books with what there is: what each domain owns and uses, the index of watches, the lists of children.
 func (c *core) recount() error {
@@ -178,7 +178,7 @@ func (c *core) recount() error {
 		return err
 	}
 	for id, d := range c.domains {
-		got, b := books{d.nodes, d.memory, d.watches, d.txs, d.conns}, of(id)
+		got, b := books{d.nodes, d.memory, d.queued, d.watches, d.txs, d.conns}, of(id)
 		if got != *b {
 			return fmt.Errorf("domain %d: has %+v, the books say %+v", id, *b, got)
 		}
@@ -194,6 +194,7 @@ func (c *core) recount() error {
 
 func (c *core) recountConns(of func(hypercall.DomID) *books) error {
 	watches, txs, caused := 0, 0, 0
+	waiting := map[*request]int{} // by the messages that a request waits for
 	for _, cn := range c.conns {
 		b := of(cn.dom.id)
 		b.conns++
@@ -223,10 +224,18 @@ func (c *core) recountConns(of func(hypercall.DomID) *books) error {
 		txs += len(cn.txs)
 		for _, it := range append(append([]item(nil), cn.out.items...), cn.out.taken...) {
 			b.memory += it.size
-			if it.event && it.cause != nil {
+			b.queued += it.size
+			if it.cause == nil {
+				continue
+			}
+			waiting[it.cause]++
+			if it.event {
 				caused++
 			}
 		}
+	}
+	if err := c.recountOutstanding(waiting); err != nil {
+		return err
 	}
 	indexed := 0
 	for path, at := range c.watches {
@@ -238,6 +247,23 @@ func (c *core) recountConns(of func(hypercall.DomID) *books) error {
 	if watches != c.nwatches || indexed != watches || txs != c.ntxs || caused != c.caused {
 		return fmt.Errorf("watches %d, counted %d, indexed %d; transactions %d, counted %d; caused %d, counted %d",
 			watches, c.nwatches, indexed, txs, c.ntxs, caused, c.caused)
+	}
+	return nil
+}
+
+// recountOutstanding looks at the requests whose replies or events wait to be taken.
+func (c *core) recountOutstanding(waiting map[*request]int) error {
+	outstanding := map[*domain]int{}
+	for req, messages := range waiting {
+		outstanding[req.dom]++
+		if req.refs != messages {
+			return fmt.Errorf("a request of domain %d waits for %d messages, and %d are there", req.dom.id, req.refs, messages)
+		}
+	}
+	for id, d := range c.domains {
+		if d.outstanding != outstanding[d] {
+			return fmt.Errorf("domain %d: %d requests are outstanding, the books say %d", id, outstanding[d], d.outstanding)
+		}
 	}
 	return nil
 }

@@ -47,10 +47,11 @@ func (c *core) pausedUntil(cn *conn) int64 {
 	return 0
 }
 
-// full reports whether the connection must first take what was sent to it, or others what its requests caused.
+// full reports whether the connection must first take what was sent to it, or others what its requests caused. A domain whose nodes alone
+// are more than its quota, as others can make them that may write them, is listened to: it may want to remove some.
 func (c *core) full(cn *conn) bool {
 	if cn.privileged() {
 		return len(cn.out.buf) > keepBytes
 	}
-	return cn.dom.outstanding >= c.quota.Outstanding || cn.dom.memory >= c.quota.Memory
+	return cn.dom.outstanding >= c.quota.Outstanding || cn.dom.queued > 0 && cn.dom.memory >= c.quota.Memory
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/hvkit/hvkit/xen/xenstore"
 )
 
-// TestDomainReuse (XS-07, XS-10): a domain of an id that another one had inherits nothing.
-func TestDomainReuse(t *testing.T) {
+// TestXS07_DomainReuse: a domain of an id that another one had inherits nothing.
+func TestXS07_DomainReuse(t *testing.T) {
 	r, host, one, two := guestRig(t, Quota{})
 	r.write(one, 0, "a/b", "secret")
 	r.write(host, 0, "/shared", "s")
@@ -47,8 +47,8 @@ func TestDomainReuse(t *testing.T) {
 	require.Equal(t, 1, next.dom.nodes)
 }
 
-// TestStaleVersions: a transaction that read a node before a domain was released cannot bring the domain's rights back.
-func TestStaleVersions(t *testing.T) {
+// TestXS07_StaleVersions: a transaction that read a node before a domain was released cannot bring the domain's rights back.
+func TestXS07_StaleVersions(t *testing.T) {
 	r, host, _, _ := guestRig(t, Quota{})
 	r.write(host, 0, "/n", "")
 	r.ok(host, xenstore.MsgSetPerms, 0, "/n", "n0", "r1")
@@ -75,8 +75,8 @@ func TestReleaseRoot(t *testing.T) {
 	r.check()
 }
 
-// TestOwner (XS-08): only domain 0 changes owners, and the books follow.
-func TestOwner(t *testing.T) {
+// TestXS08_Owner: only domain 0 changes owners, and the books follow.
+func TestXS08_Owner(t *testing.T) {
 	r, host, one, two := guestRig(t, Quota{})
 	r.write(one, 0, "a", "1")
 	require.Equal(t, xenstore.EPERM, r.do(one, xenstore.MsgSetPerms, 0, "a", "n2").err)
@@ -92,8 +92,8 @@ func TestOwner(t *testing.T) {
 	require.Equal(t, "", r.ok(two, xenstore.MsgRead, 0, "/local/domain/1").payload, "with the rights of its target")
 }
 
-// TestDeepTree (XS-14): 1500 levels are made, walked, copied by a transaction and removed without recursion.
-func TestDeepTree(t *testing.T) {
+// TestXS14_DeepTree: 1500 levels are made, walked, copied by a transaction and removed without recursion.
+func TestXS14_DeepTree(t *testing.T) {
 	r, host, _, _ := guestRig(t, Quota{PathLength: -1})
 	deep := strings.Repeat("/x", 1500)
 	r.write(host, 0, deep, "bottom")
@@ -108,8 +108,8 @@ func TestDeepTree(t *testing.T) {
 	require.Equal(t, xenstore.ENOENT, r.do(host, xenstore.MsgRead, 0, "/x").err)
 }
 
-// TestBigDirectory (XS-03): a list longer than a message is E2BIG, and comes in parts of whole names.
-func TestBigDirectory(t *testing.T) {
+// TestXS03_BigDirectory: a list longer than a message is E2BIG, and comes in parts of whole names.
+func TestXS03_BigDirectory(t *testing.T) {
 	r, host, _, _ := guestRig(t, Quota{})
 	for i := range 3000 {
 		r.nextReq++

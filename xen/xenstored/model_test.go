@@ -408,8 +408,8 @@ func TestModel(t *testing.T) {
 	})
 }
 
-// TestBooks makes random requests under tight quotas, domains coming and going included, only to recount the books after each.
-func TestBooks(t *testing.T) {
+// TestXS10_Books makes random requests under tight quotas, domains coming and going included, only to recount the books after each.
+func TestXS10_Books(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := newRig(t, Quota{Nodes: 6, NodeSize: 120, Watches: 2, Transactions: 2, TransactionNodes: 6, Permissions: 2, Memory: 1500})
 		host := r.connect(0, nil)

@@ -94,6 +94,7 @@ func (c *core) enqueue(cn *conn, h xenstore.Header, req *call, parts ...string) 
 	it.size = len(q.buf) - it.off
 	q.items = append(q.items, it)
 	cn.dom.memory += it.size
+	cn.dom.queued += it.size
 	c.markDirty(cn)
 	if cn.privileged() && len(q.buf) > c.maxQueued {
 		c.stats.Violations++
@@ -204,6 +205,7 @@ func (c *core) wrote(cn *conn, n int) {
 func (c *core) release(cn *conn, items []item) {
 	for i := range items {
 		cn.dom.memory -= items[i].size
+		cn.dom.queued -= items[i].size
 		c.settle(&items[i])
 	}
 }
@@ -262,6 +264,7 @@ func (c *core) expire(cn *conn, before int64) {
 			if !cn.privileged() {
 				c.stats.EventsDropped++
 				cn.dom.memory -= it.size
+				cn.dom.queued -= it.size
 				q.events, q.deaf = nil, true
 				continue
 			}

@@ -10,8 +10,8 @@ import (
 	"github.com/hvkit/hvkit/xen/xenstore"
 )
 
-// TestNodeQuota: 1000 nodes, its home included, and not one more; domain 0 is exempt.
-func TestNodeQuota(t *testing.T) {
+// TestXS10_NodeQuota: 1000 nodes, its home included, and not one more; domain 0 is exempt.
+func TestXS10_NodeQuota(t *testing.T) {
 	r, host, one, _ := guestRig(t, Quota{})
 	for i := range 999 {
 		require.Empty(t, r.write(one, 0, fmt.Sprintf("d%d/%d", i/100, i), "").err, "node %d", i)
@@ -33,8 +33,9 @@ func TestNodeQuota(t *testing.T) {
 	require.Equal(t, xenstore.ENOENT, r.do(one, xenstore.MsgRead, 0, "p").err, "XS-10: a create that fails leaves nothing")
 }
 
-// TestNodeQuotaInTransaction: creating in a transaction is counted at its commit, as by the C server, which lets one less through then.
-func TestNodeQuotaInTransaction(t *testing.T) {
+// TestXS10_NodeQuotaInTransaction: creating in a transaction is counted at its commit, as by the C server, which lets one less
+// through then.
+func TestXS10_NodeQuotaInTransaction(t *testing.T) {
 	r, _, one, _ := guestRig(t, Quota{Nodes: 5})
 	tx := r.begin(one)
 	for i := range 8 {
@@ -53,8 +54,8 @@ func TestNodeQuotaInTransaction(t *testing.T) {
 	require.Equal(t, 2, one.dom.nodes)
 }
 
-// TestTransactionsShareAQuota: transactions that fit alone do not all fit together.
-func TestTransactionsShareAQuota(t *testing.T) {
+// TestXS10_TransactionsShareAQuota: transactions that fit alone do not all fit together.
+func TestXS10_TransactionsShareAQuota(t *testing.T) {
 	r, _, one, _ := guestRig(t, Quota{Nodes: 6})
 	for _, d := range []string{"a", "b"} {
 		r.write(one, 0, d, "")
@@ -68,8 +69,8 @@ func TestTransactionsShareAQuota(t *testing.T) {
 	require.Equal(t, xenstore.ENOSPC, r.end(one, txb))
 }
 
-// TestBothRemove (XSA-440): two transactions that remove the same nodes count them once.
-func TestBothRemove(t *testing.T) {
+// TestXS10_BothRemove (XSA-440): two transactions that remove the same nodes count them once.
+func TestXS10_BothRemove(t *testing.T) {
 	r, _, one, _ := guestRig(t, Quota{})
 	r.write(one, 0, "a/b/c", "")
 	txa, txb := r.begin(one), r.begin(one)
@@ -100,8 +101,8 @@ func TestNodeSize(t *testing.T) {
 	require.Equal(t, xenstore.ENOSPC, r.write(one, 0, "dir/531", "").err, "the 531st child of one node")
 }
 
-// TestPathLimits (XS-15) is at and past the limit, which counts from after the home, whichever way a path is written.
-func TestPathLimits(t *testing.T) {
+// TestXS15_PathLimits is at and past the limit, which counts from after the home, whichever way a path is written.
+func TestXS15_PathLimits(t *testing.T) {
 	long := strings.Repeat("x", 2048)
 	for _, tc := range []struct {
 		name, path string
@@ -139,8 +140,8 @@ func TestPathLimits(t *testing.T) {
 	}
 }
 
-// TestTransactionNodeQuota (XS-13): 1024 nodes in a transaction.
-func TestTransactionNodeQuota(t *testing.T) {
+// TestXS13_TransactionNodes: 1024 nodes in a transaction.
+func TestXS13_TransactionNodes(t *testing.T) {
 	r, _, one, _ := guestRig(t, Quota{TransactionNodes: 10})
 	tx := r.begin(one)
 	for i := range 9 { // each is read, and the home above it once
@@ -179,8 +180,36 @@ func TestMemoryQuota(t *testing.T) {
 	require.Empty(t, r.write(two, 0, "x", value).err, "others are not concerned")
 }
 
-// TestUnreadEvents (XS-11): what waits for a guest that does not read is bounded, and so is what waits for domain 0.
-func TestUnreadEvents(t *testing.T) {
+// TestXS10_OthersFillTheQuota: a guest whose quota of memory others use up, by transactions that write what it lets them write, is still
+// listened to, and can make room.
+func TestXS10_OthersFillTheQuota(t *testing.T) {
+	r, _, one, two := guestRig(t, Quota{Memory: 4000})
+	value := strings.Repeat("x", 1500)
+	r.ok(one, xenstore.MsgMkdir, 0, "shared")
+	r.ok(one, xenstore.MsgSetPerms, 0, "shared", "n1", "b2")
+	for _, path := range []string{"a", "b"} {
+		require.Empty(t, r.write(one, 0, path, value).err)
+	}
+	require.Equal(t, xenstore.ENOMEM, r.write(two, 0, "/local/domain/1/shared", value).err)
+	tx := r.begin(two)
+	require.Empty(t, r.write(two, tx, "/local/domain/1/shared", value).err)
+	require.Empty(t, r.end(two, tx))
+	require.Greater(t, one.dom.memory, 4000)
+	require.False(t, r.full(one))
+	require.Equal(t, xenstore.ENOMEM, r.do(one, xenstore.MsgRead, 0, "a").err, "there is no room for such a reply")
+	r.ok(one, xenstore.MsgRemove, 0, "a")
+	r.ok(one, xenstore.MsgMkdir, 0, "c")
+
+	r.quota.Memory = one.dom.memory + 10
+	r.nextReq++
+	require.NoError(t, r.handle(one, xenstore.Header{Type: xenstore.MsgMkdir, ReqID: r.nextReq, Len: 5}, []byte("more\x00")))
+	require.True(t, r.full(one), "it has to take the answer first")
+	r.drain(one)
+	require.False(t, r.full(one))
+}
+
+// TestXS11_UnreadEvents: what waits for a guest that does not read is bounded, and so is what waits for domain 0.
+func TestXS11_UnreadEvents(t *testing.T) {
 	r, host, one, _ := guestRig(t, Quota{Memory: 100000})
 	r.maxQueued = 50000
 	deaf := r.connect(0, nil)
@@ -206,8 +235,8 @@ func TestUnreadEvents(t *testing.T) {
 	require.LessOrEqual(t, one.dom.memory, 100000)
 }
 
-// TestOutstanding: a request is outstanding until its reply and the events it caused have been taken, or have waited too long.
-func TestOutstanding(t *testing.T) {
+// TestXS11_OutstandingEvents: a request is outstanding until its reply and the events it caused have been taken, or have waited too long.
+func TestXS11_OutstandingEvents(t *testing.T) {
 	r, _, one, two := guestRig(t, Quota{})
 	r.ok(one, xenstore.MsgSetPerms, 0, "/local/domain/1", "n1", "r2")
 	r.ok(two, xenstore.MsgWatch, 0, "/local/domain/1", "t")
@@ -225,8 +254,8 @@ func TestOutstanding(t *testing.T) {
 	r.check()
 }
 
-// TestDeafWatcher: who has not taken events in time is not waited for again, until it has taken what is left.
-func TestDeafWatcher(t *testing.T) {
+// TestXS11_DeafWatcher: who has not taken events in time is not waited for again, until it has taken what is left.
+func TestXS11_DeafWatcher(t *testing.T) {
 	r, _, one, two := guestRig(t, Quota{})
 	r.ok(one, xenstore.MsgSetPerms, 0, "/local/domain/1", "n1", "r2")
 	r.ok(two, xenstore.MsgWatch, 0, "/local/domain/1", "t")
@@ -270,8 +299,8 @@ func TestReadAllocates(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, read))
 }
 
-// TestConflictCredit (XS-12): a guest whose writes make others' transactions fail is made to wait.
-func TestConflictCredit(t *testing.T) {
+// TestXS12_ConflictCredit: a guest whose writes make others' transactions fail is made to wait.
+func TestXS12_ConflictCredit(t *testing.T) {
 	r, host, one, two := guestRig(t, Quota{})
 	for i := range int(conflictAllowance/conflictLeast) + 1 {
 		require.Zero(t, r.pausedUntil(one), "%d", i)

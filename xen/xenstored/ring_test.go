@@ -71,11 +71,6 @@ func (p *ringPeer) client(t *testing.T, cfg *xenstore.RingConfig) *xenstore.Clie
 	return xenstore.NewClient(conn, nil)
 }
 
-// errorCode reads the word in which a server says why it gave the connection up.
-func (p *ringPeer) errorCode() xenstore.RingErrorCode {
-	return xenstore.RingErrorCode(p.page.Load32(xenstore.OffError).Unchecked())
-}
-
 // TestRing: requests, long values and events go over a shared page.
 func TestRing(t *testing.T) {
 	s := newServer(t, nil)
@@ -102,34 +97,6 @@ func TestRing(t *testing.T) {
 	require.NoError(t, s.ReleaseDomain(1))
 	require.ErrorIs(t, ended(t, p.result), xenstored.ErrReleased)
 	require.NoError(t, c.Close())
-}
-
-// TestRingProtocolError (XS-02, XS-18): a guest that breaks the protocol finds code 3 in its page, and stays introduced.
-func TestRingProtocolError(t *testing.T) {
-	s := newServer(t, nil)
-	require.NoError(t, s.IntroduceDomain(1))
-	p := newRing(t, s)
-	conn, err := xenstore.NewRingConn(p.page, p.ch, xenstore.RoleClient, nil)
-	require.NoError(t, err)
-	_, err = conn.Write(xenstore.Header{Type: xenstore.MsgRead, Len: 4097}.Append(nil))
-	require.NoError(t, err)
-	var perr *xenstore.ProtocolError
-	require.ErrorAs(t, ended(t, p.result), &perr)
-	require.Equal(t, xenstore.RingErrorProtocol, p.errorCode())
-	require.Equal(t, 2, s.Stats().Domains)
-	require.Equal(t, uint64(1), s.Stats().Violations)
-	require.NoError(t, conn.Close())
-}
-
-// TestRingIndex (XS-01): an impossible index is code 2.
-func TestRingIndex(t *testing.T) {
-	s := newServer(t, nil)
-	p := newRing(t, s)
-	p.page.Store32(xenstore.OffReqProd, 5000)
-	require.NoError(t, p.ch.Notify())
-	var rerr *xenstore.RingError
-	require.ErrorAs(t, ended(t, p.result), &rerr)
-	require.Equal(t, xenstore.RingErrorIndex, p.errorCode())
 }
 
 // TestRingReset: a client that asks for a reset begins anew, without the watches and transactions of before.

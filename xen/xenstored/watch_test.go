@@ -110,8 +110,8 @@ func TestRelativeWatch(t *testing.T) {
 	require.Equal(t, []string{"/local/domain/1/data/x abs"}, r.events(one))
 }
 
-// TestWatchPermission (XS-05) is who hears of what.
-func TestWatchPermission(t *testing.T) {
+// TestXS05_WatchPermission is who hears of what.
+func TestXS05_WatchPermission(t *testing.T) {
 	r, host, one, two := guestRig(t, Quota{})
 	for _, cn := range []*conn{host, one, two} {
 		for _, p := range []string{"/", "@introduceDomain", "@releaseDomain", "/local/domain/1"} {
@@ -179,14 +179,27 @@ func TestDomainEvents(t *testing.T) {
 	require.Equal(t, "F\x00", r.ok(host, xenstore.MsgIsIntroduced, 0, "3").payload)
 }
 
-// TestLongToken (XS-04): an event that does not fit into a message is not sent.
-func TestLongToken(t *testing.T) {
-	r, host, _, _ := guestRig(t, Quota{})
-	token := strings.Repeat("t", 4080)
-	require.Len(t, r.ok(host, xenstore.MsgWatch, 0, "/a", token).after, 1)
-	r.write(host, 0, "/a/b/c/d/e/f/g/h/i/j/k", "")
-	require.Equal(t, uint64(1), r.stats.EventsDropped)
-	require.Len(t, r.write(host, 0, "/a", "").before, 1)
+// TestXS04_LongToken: an event that does not fit into a message is not sent, at exactly the length at which it does not, and one that
+// fits is.
+func TestXS04_LongToken(t *testing.T) {
+	for _, by := range []int{0, 1} {
+		r, host, one, _ := guestRig(t, Quota{})
+		cn := []*conn{host, one}[by]
+		token := strings.Repeat("t", 4050)
+		longest := "/local/domain/1/" + strings.Repeat("x", xenstore.MaxPayload-len(token)-2-len("/local/domain/1/"))
+		require.Len(t, r.ok(cn, xenstore.MsgWatch, 0, "/local/domain/1", token).after, 1)
+		other := r.connect(0, nil)
+		for i, tc := range []struct {
+			path   string
+			events int
+		}{{longest, 1}, {longest + "y", 0}, {longest + "/deep/er", 0}, {"/local/domain/1/z", 1}} {
+			r.write(host, 0, tc.path, "")
+			events := len(r.taken[host]) + len(r.events(cn))
+			require.Equal(t, tc.events, events, "%d", i)
+		}
+		require.EqualValues(t, 2, r.stats.EventsDropped)
+		r.ok(other, xenstore.MsgRead, 0, longest)
+	}
 }
 
 // TestEventsOfDeadDomains: what a domain's end removes is told to those who watch it.

@@ -41,7 +41,7 @@ func Test(t *testing.T, platform func(t *testing.T) Platform) {
 		{"Placements", Placements}, {"NetConn", NetConn}, {"Packets", Packets}, {"Framed", Framed},
 		{"CloseLosesNothing", CloseLosesNothing}, {"Linger", Linger},
 		{"CallsDuringLinger", CallsDuringLinger}, {"BothClose", BothClose}, {"Deadlines", Deadlines},
-		{"PeerCloses", PeerCloses}, {"FreshPages", FreshPages}, {"ManyDials", ManyDials}, {"Paths", Paths},
+		{"PeerCloses", PeerCloses}, {"PeerAborts", PeerAborts}, {"FreshPages", FreshPages}, {"ManyDials", ManyDials}, {"Paths", Paths},
 		{"Names", Names}, {"MaxConns", MaxConns}, {"DialGivesUp", DialGivesUp},
 		{"ListenerCloses", ListenerCloses}, {"HTTP", HTTP},
 	} {
@@ -432,6 +432,37 @@ func PeerCloses(t *testing.T, p Platform) {
 			_, err = leaves.Write(make([]byte, 1))
 			require.ErrorIs(t, err, net.ErrClosed)
 			require.ErrorIs(t, leaves.SetDeadline(time.Now()), net.ErrClosed)
+			require.NoError(t, stays.Close())
+		})
+	}
+}
+
+// PeerAborts has the other end told that it was no orderly end, after what was written before.
+func PeerAborts(t *testing.T, p Platform) {
+	for _, who := range []string{"client", "server"} {
+		t.Run(who, func(t *testing.T) {
+			leaves, stays := Pair(t, p, &vchan.Config{ReadRing: 1024, WriteRing: 1024})
+			if who == "server" {
+				leaves, stays = stays, leaves
+			}
+			writing := make(chan error, 1)
+			go func() {
+				_, err := leaves.Write(make([]byte, 5000)) // more than there is room for
+				writing <- err
+			}()
+			_, err := io.ReadFull(stays, make([]byte, 1000))
+			require.NoError(t, err)
+			leaves.Abort()
+			leaves.Abort()
+			require.ErrorIs(t, <-writing, net.ErrClosed)
+			require.NoError(t, leaves.Close())
+			rest, err := io.ReadAll(stays)
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			require.Less(t, len(rest), 4000)
+			_, err = stays.Write([]byte("x"))
+			require.ErrorIs(t, err, syscall.ECONNRESET)
+			_, err = leaves.Read(make([]byte, 1))
+			require.ErrorIs(t, err, net.ErrClosed)
 			require.NoError(t, stays.Close())
 		})
 	}

@@ -120,7 +120,7 @@ func (x *examination) below() string {
 }
 
 // minFiles is how many descriptors a host of some domains with many connections wants.
-const minFiles = 1024
+const minFiles = 8192
 
 func (x *examination) simulator() {
 	if x.OS != "linux" {
@@ -138,7 +138,11 @@ func (x *examination) simulator() {
 		x.add(topicSim, "vm.max_map_count", OK, fmt.Sprintf("%d mappings for each process", maps), "")
 	}
 	if err := x.Writable(x.Sockets); err != nil {
-		x.add(topicSim, "socket directory", Missing, plain(err), "export XDG_RUNTIME_DIR=$(mktemp -d)")
+		mend := "export XDG_RUNTIME_DIR=$(mktemp -d)"
+		if x.Named {
+			mend = "export HVKIT_HOST=$(mktemp -d)/host.sock"
+		}
+		x.add(topicSim, "socket directory", Missing, plain(err), mend)
 	} else {
 		x.add(topicSim, "socket directory", OK, x.Sockets, "")
 	}

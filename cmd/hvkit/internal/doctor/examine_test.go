@@ -22,13 +22,14 @@ func bareMachine() *Machine {
 			"proc/sys/kernel/osrelease": file("6.1.0\n"), "proc/sys/vm/max_map_count": file("65530\n"),
 			"etc/os-release": file("ID=debian\n"),
 		},
-		Open:     func(string) error { return nil },
-		LookPath: func(string) (string, error) { return "", errors.New("not found") },
-		Files:    func() (uint64, uint64, error) { return 1024, 1 << 20, nil },
-		Memory:   func() error { return nil },
-		InGroup:  func(string) (bool, bool) { return false, true },
-		Writable: func(string) error { return nil },
-		Served:   func() bool { return false },
+		Open:      func(string) error { return nil },
+		LookPath:  func(string) (string, error) { return "", errors.New("not found") },
+		Files:     func() (uint64, uint64, error) { return 8192, 1 << 20, nil },
+		Memory:    func() error { return nil },
+		InGroup:   func(string) (bool, bool) { return false, true },
+		Writable:  func(string) error { return nil },
+		Served:    func() bool { return false },
+		GoVersion: func() string { return "go1.26.1" },
 	}
 }
 
@@ -70,9 +71,28 @@ func TestMissing(t *testing.T) {
 	}
 	found := Examine(m)
 	require.False(t, Healthy(found))
-	require.Equal(t, Finding{topicSim, "open files", Missing, "at most 256", "ulimit -n 1024"}, find(t, found, "open files"))
+	require.Equal(t, Finding{topicSim, "open files", Missing, "at most 256", "ulimit -n 8192"}, find(t, found, "open files"))
 	require.Equal(t, "memfd_create: function not implemented", find(t, found, "shared memory").Detail)
 	require.Equal(t, "open: read-only file system", find(t, found, "socket directory").Detail)
+}
+
+func TestGoThatIsTooOld(t *testing.T) {
+	m := bareMachine()
+	m.LookPath = func(tool string) (string, error) { return "/usr/bin/" + tool, nil }
+	for version, want := range map[string]State{"go1.19.8": Absent, "go1.25": Absent, "go1.26": OK, "go1.30.2": OK, "devel go1.27-abc": OK} {
+		m.GoVersion = func() string { return version }
+		f := find(t, Examine(m), "go")
+		require.Equal(t, want, f.State, version)
+		require.Empty(t, f.Mend, "the distribution's may be as old")
+	}
+}
+
+func TestSocketThatTheUserNamed(t *testing.T) {
+	m := bareMachine()
+	m.Named = true
+	m.Writable = func(dir string) error { return &fs.PathError{Op: "open", Path: dir, Err: syscall.EROFS} }
+	require.Contains(t, find(t, Examine(m), "socket directory").Mend, "HVKIT_HOST=")
+	require.NoError(t, tryWrite(t.TempDir()+"/a/b/c"), "a host makes the directories")
 }
 
 func TestXenDomain(t *testing.T) {
@@ -115,14 +135,14 @@ func TestKVM(t *testing.T) {
 
 func TestInstallers(t *testing.T) {
 	for release, want := range map[string]string{
-		"ID=ubuntu\nID_LIKE=debian\n":                    "apt-get install -y qemu-user",
-		"ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n": "dnf install -y qemu-user",
-		"ID=arch\n": "pacman -S --noconfirm qemu-user", "ID=alpine\n": "apk add qemu-aarch64", "ID=other\n": "", "": "",
+		"ID=ubuntu\nID_LIKE=debian\n":                    "apt-get install -y qemu-user-static",
+		"ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n": "dnf install -y qemu-user-static",
+		"ID=arch\n": "pacman -S --noconfirm qemu-user-static", "ID=alpine\n": "apk add qemu-aarch64", "ID=other\n": "", "": "",
 	} {
 		m := bareMachine()
 		m.IsRoot = true
 		m.Root.(fstest.MapFS)["etc/os-release"] = file(release)
-		require.Equal(t, want, find(t, Examine(m), "qemu-aarch64").Mend, release)
+		require.Equal(t, want, find(t, Examine(m), "qemu-aarch64-static").Mend, release)
 	}
 }
 
@@ -138,7 +158,7 @@ func TestOtherSystem(t *testing.T) {
 }
 
 func TestThisMachine(t *testing.T) {
-	found := Examine(Local(t.TempDir(), func() bool { return true }))
+	found := Examine(Local(t.TempDir(), false, func() bool { return true }))
 	require.Equal(t, "one is running", find(t, found, "host").Detail)
 	require.NotEmpty(t, find(t, found, "system").Detail)
 }

@@ -1,0 +1,26 @@
+package catalogue
+
+var vchanRows = []Row{
+	{ID: "V-01", Attack: "sets its indices to anything", Source: "XSA-86"},
+	{ID: "V-02", Attack: "changes its index between the look at it and the use", Source: "QSB-010"},
+	{ID: "V-03", Attack: "provokes errors, in the hope that one is taken for a length", Source: "QSB-010",
+		NoPatch: "a count and an error are two results of each function; no number stands for an error"},
+	{ID: "V-04", Attack: "writes over this end's own indices", Source: "libxenvchan"},
+	{ID: "V-05", Attack: "gives orders that no rings can have, or changes them after they were read", Source: "libxenvchan"},
+	{ID: "V-06", Attack: "has the list of grants run into a ring or past the page, or changes it while it is being mapped",
+		Source: "Xen io/libxenvchan.h"},
+	{ID: "V-07", Attack: "closes right after its last write", Source: "libxenvchan, vchan's specification in TLA+"},
+	{ID: "V-08", Attack: "moves its index while this end asks to be told of that", Source: "vchan's specification in TLA+"},
+	{ID: "V-09", Attack: "waits for an event before it looks for the first time", Source: "QubesDB"},
+	{ID: "V-10", Attack: "sets its live byte to what it never is, or takes its close back"},
+	{ID: "V-11", Attack: "dies without closing", Source: "Xen xengnttab.h"},
+	{ID: "V-12", Attack: "sends a storm of events"},
+	{ID: "V-13", Attack: "is to be sent a packet that is larger than the ring", Source: "libxenvchan"},
+	{ID: "V-14", Attack: "sends a framed message of no length, or one that is too long", Source: "QSB-089"},
+	{ID: "V-15", Attack: "offers a vchan in another domain's name", Source: "ocaml-vchan 0.9.7, Xen b72624aa"},
+	{ID: "V-16", Attack: "publishes grants and ports that are 0, negative, or no numbers", Source: "libxenvchan"},
+	{ID: "V-17", Attack: "connects to a server that had another client before, to read what that one was sent"},
+	{ID: "V-18", Attack: "has a reader ask for more or fewer bytes than there are", Source: "ocaml-vchan 0.9.3"},
+	{ID: "V-19", Attack: "stops reading"},
+	{ID: "V-20", Attack: "is suspended, resumed or migrated, or this end's own domain is"},
+}

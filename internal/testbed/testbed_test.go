@@ -1,0 +1,31 @@
+package testbed_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/hvkit/hvkit/internal/testbed"
+	"github.com/hvkit/hvkit/internal/testbed/testbedtest"
+	"github.com/stretchr/testify/require"
+)
+
+func TestMain(m *testing.M) { os.Exit(testbedtest.Main(m)) }
+
+// The suites that any domain can run, in each kind.
+func TestSuites(t *testing.T) {
+	h := testbedtest.Host(t, testbed.XenAMD64)
+	run := func(t *testing.T, d *testbed.Domain) {
+		t.Run("Xenstore", func(t *testing.T) {
+			testbedtest.Run(t, d, "github.com/hvkit/hvkit/xen/xenstore", "-test.run=^TestRealServer$", "-test.v")
+		})
+	}
+	t.Run("dom0", func(t *testing.T) { run(t, h.Dom0()) })
+	for _, kind := range []string{"pv", "pvh"} {
+		t.Run(kind, func(t *testing.T) {
+			d, err := h.Create(t.Context(), &testbed.DomainConfig{Kind: kind})
+			require.NoError(t, err)
+			run(t, d)
+			require.NoError(t, d.Destroy(t.Context()))
+		})
+	}
+}

@@ -1,0 +1,4 @@
+package xenstore
+
+// DialConn is what Dial makes a client of.
+var DialConn = dial
