@@ -410,7 +410,7 @@ func TestLinuxNoSpace(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoSpace)
 	_, err = s.End()
 	require.NoError(t, err)
-	s, err = a.Share(2, 10, ReadWrite)
+	_, err = a.Share(2, 10, ReadWrite)
 	require.NoError(t, err)
 }
 
