@@ -2,6 +2,8 @@ package sim_test
 
 import (
 	"errors"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -258,6 +260,84 @@ func TestLoopback(t *testing.T) {
 		require.NoError(t, hypercall.ClosePort(a.m, port))
 		require.NoError(t, hypercall.ClosePort(a.m, peer))
 	})
+}
+
+// E-11: a domain resets its channels while others send to them, bind to them and close theirs. Its ports are closed, theirs are unbound,
+// nothing that is numbered as before reaches anybody, and new channels work.
+func TestE11_ResetWhileInUse(t *testing.T) {
+	onBare(t, sim.Limits{}, func(t *testing.T, h *sim.Host, a, b *bare) {
+		const channels, rounds = 8, 20
+		for range rounds {
+			var ports, peers [channels]hypercall.Port
+			for i := range channels {
+				var err error
+				ports[i], err = hypercall.AllocUnbound(a.m, hypercall.DomSelf, b.ID())
+				require.NoError(t, err)
+				peers[i], err = hypercall.BindInterdomain(b.m, a.ID(), ports[i])
+				require.NoError(t, err)
+			}
+			offer, err := hypercall.AllocUnbound(a.m, hypercall.DomSelf, b.ID())
+			require.NoError(t, err)
+			var group sync.WaitGroup
+			errs := make(chan error, 2*channels+2)
+			group.Go(func() {
+				for _, p := range peers {
+					errs <- hypercall.SendEvent(b.m, p)
+				}
+			})
+			group.Go(func() {
+				for _, p := range peers[:channels/2] {
+					errs <- hypercall.ClosePort(b.m, p)
+				}
+			})
+			late := hypercall.Port(0)
+			group.Go(func() {
+				if p, err := hypercall.BindInterdomain(b.m, a.ID(), offer); err == nil { // before the reset, or not
+					late = p
+				} else if !errors.Is(err, hypercall.EINVAL) {
+					errs <- err
+				}
+			})
+			group.Go(func() { errs <- hypercall.ResetEvents(a.m, hypercall.DomSelf) })
+			group.Wait()
+			close(errs)
+			for err := range errs {
+				if err != nil { // a port of b's that is closed, or one that is another's now
+					require.ErrorIs(t, err, hypercall.EINVAL)
+				}
+			}
+			for _, p := range append(ports[:], offer) {
+				require.ErrorIs(t, hypercall.SendEvent(a.m, p), hypercall.EINVAL, "port %d is open after the reset", p)
+			}
+			for _, p := range append(peers[channels/2:], late) {
+				if p == 0 {
+					continue
+				}
+				st, err := hypercall.PortStatus(b.m, hypercall.DomSelf, p)
+				require.NoError(t, err)
+				require.Equal(t, hypercall.EvtchnUnbound, st.State, "port %d has an other end after the reset", p)
+				require.NoError(t, hypercall.SendEvent(b.m, p), "dropped")
+				require.NoError(t, hypercall.ClosePort(b.m, p))
+			}
+		}
+		require.NotContains(t, strings.Join(h.Leaks(), "\n"), "is open")
+	})
+}
+
+// E-11: nobody but a toolstack resets another domain's channels, and that only while it is paused.
+func TestE11_ResetOfAnother(t *testing.T) {
+	h := newHost(t, nil)
+	a, b := newBareHere(t, h, sim.DomainConfig{Name: "a"}), newBareHere(t, h, sim.DomainConfig{Name: "b"})
+	tools := newBareHere(t, h, sim.DomainConfig{Name: "tools", Dom0: true})
+	port, err := hypercall.AllocUnbound(a.m, hypercall.DomSelf, b.ID())
+	require.NoError(t, err)
+	require.ErrorIs(t, hypercall.ResetEvents(b.m, a.ID()), hypercall.EPERM)
+	require.ErrorIs(t, hypercall.ResetEvents(tools.m, a.ID()), hypercall.EINVAL)
+	require.NoError(t, hypercall.SendEvent(a.m, port))
+	require.NoError(t, a.Pause())
+	require.NoError(t, hypercall.ResetEvents(tools.m, a.ID()))
+	require.NoError(t, a.Unpause())
+	require.ErrorIs(t, hypercall.SendEvent(a.m, port), hypercall.EINVAL)
 }
 
 func TestResetClosesEveryPort(t *testing.T) {

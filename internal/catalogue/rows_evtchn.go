@@ -4,7 +4,7 @@ var eventRows = []Row{
 	{ID: "E-01", Attack: "sends events as fast as it can", Source: "XSA-332, CVE-2020-27673"},
 	{ID: "E-02", Attack: "has the channel closed while its event is being handled", Source: "XSA-331, CVE-2020-27675"},
 	{ID: "E-03", Attack: "has the channel closed by someone who holds a lock that the running handler wants",
-		Source: "XSA-441, Linux 179fbd5a", NoPatch: "Close does not wait for handlers: there is no wait to take away"},
+		Source: "XSA-441, Linux 179fbd5a"},
 	{ID: "E-04", Attack: "sends on a port whose number is given to another channel while the event is under way", Source: "Xen 78e24c26"},
 	{ID: "E-05", Attack: "sends its first event before anybody listens"},
 	{ID: "E-06", Attack: "sends events that mean nothing", Source: "vchan's specification in TLA+"},

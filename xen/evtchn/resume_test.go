@@ -8,9 +8,9 @@ import (
 	"github.com/hvkit/hvkit/xen/hypercall"
 )
 
-// What channels of before do after Xen let the new incarnation run, and before Native was told, is done to none of its ports, be they the
-// toolstack's or others; and no port is opened that nobody would close.
-func TestBeforeResumeIsTold(t *testing.T) {
+// E-11: what channels of before do after Xen let the new incarnation run, and before Native was told, is done to none of its ports, be
+// they the toolstack's or others; and no port is opened that nobody would close.
+func TestE11_BeforeResumeIsTold(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	a, b := pair(t, n, x)
 	x.resume()
@@ -39,9 +39,9 @@ func TestBeforeResumeIsTold(t *testing.T) {
 	require.Zero(t, n.Stats().Open)
 }
 
-// A Close that had begun before the resume works on a page that the next incarnation may have: the channel that has the number then is
-// neither masked by it nor loses an event.
-func TestCloseAcrossResumeSparesOthers(t *testing.T) {
+// E-11: a Close that had begun before the resume works on a page that the next incarnation may have: the channel that has the number then
+// is neither masked by it nor loses an event.
+func TestE11_CloseAcrossResumeSparesOthers(t *testing.T) {
 	n, x := newNative(t, hypercall.X86_64, nil)
 	old, _ := pair(t, n, x)
 	x.ports = make(map[hypercall.Port]*hypercall.EvtchnStatus)
@@ -51,11 +51,11 @@ func TestCloseAcrossResumeSparesOthers(t *testing.T) {
 	x.upcall = nil // the event is pending, and not taken in yet
 	require.NoError(t, peer.Notify())
 	require.NoError(t, old.free())
-	require.NoError(t, fresh.Wait(t.Context()))
+	require.NoError(t, fresh.Wait(withinPatience(t)))
 	x.upcall = n.Upcall
 	n.Upcall()
 	require.NoError(t, peer.Notify())
-	require.NoError(t, fresh.Wait(t.Context()))
+	require.NoError(t, fresh.Wait(withinPatience(t)))
 }
 
 // A call that opens a port and reaches Xen after the resume opens none.
