@@ -275,17 +275,18 @@ func (r *hostileRun) header() {
 	require.Len(r.t, append(h.LeftRefs, h.RightRefs...), h.LeftPages()+h.RightPages())
 }
 
-// checkEnd holds a direction to its end: the first error that is final stays.
+// checkEnd holds a direction to its end. What is broken stays broken, with the same error. A writer whose peer has gone writes no more; it
+// may still find that the peer broke the protocol, which is then its end.
 func (r *hostileRun) checkEnd(failed *error, err error) {
+	broken := errors.As(err, new(*PeerError)) || errors.Is(err, hypercall.ErrStale)
 	switch {
 	case errors.As(err, new(*TooLargeError)), errors.Is(err, io.ErrUnexpectedEOF):
-	case *failed == nil:
-		final := errors.As(err, new(*PeerError)) || errors.Is(err, hypercall.ErrStale)
-		if final || failed == &r.failed[1] && isEnd(err) {
+	case *failed == nil, isEnd(*failed) && broken:
+		if broken || failed == &r.failed[1] && isEnd(err) {
 			*failed = err
 		}
 	default:
-		require.Equal(r.t, *failed, err, "broken is broken")
+		require.Equal(r.t, *failed, err, "the end is the end")
 	}
 }
 
