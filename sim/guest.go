@@ -129,7 +129,7 @@ func (d *guest) enter(to domainState) {
 
 // leave takes the domain out of everybody else's sight: what Xen does when a domain dies or its image is moved away.
 func (d *guest) leave() {
-	d.fire()
+	notices := d.notices()
 	d.setTimer(0)
 	d.closePorts()
 	d.ports = nil
@@ -141,6 +141,7 @@ func (d *guest) leave() {
 		}
 	}
 	d.grants.end()
+	d.xen.fire(notices)
 }
 
 // die ends the domain.
@@ -172,24 +173,49 @@ func (d *guest) rebuild(newID bool) error {
 	return nil
 }
 
-// fire does what was asked to be done when frames go: first all the bytes are cleared, and then the events are sent, so that whoever is
-// told finds everything done.
-func (d *guest) fire() {
-	frames := slices.Sorted(maps.Keys(d.notify))
-	for _, at := range frames {
-		f, ok := d.space[at]
-		if off := d.notify[at].off; ok && off >= 0 {
-			if r, err := f.ext.window(); err == nil {
-				r.Store8(f.page*shm.PageSize+off, 0)
-			}
+// notice is what was asked to be done when a frame goes.
+type notice struct {
+	ext  *extent // held; nil where no byte is to be cleared
+	off  int     // of the byte
+	to   *guest  // nil where no event is to be sent
+	port hypercall.Port
+}
+
+// notices takes what is to be done when the domain's frames go, while its ports still say whom they lead to.
+func (d *guest) notices() []notice {
+	var all []notice
+	for _, at := range slices.Sorted(maps.Keys(d.notify)) {
+		want, n := d.notify[at], notice{}
+		if f, ok := d.space[at]; ok && want.off >= 0 {
+			n.ext, n.off = f.ext.hold(), f.page*shm.PageSize+want.off
 		}
-	}
-	for _, at := range frames {
-		if n := d.notify[at].port; n != 0 {
-			_ = d.send(n) // an error says that the program closed the port before, so that nobody is to be told
+		// Where there is no such port the program closed it before, so that nobody is to be told. It is not told itself either.
+		if p, err := d.port(want.port); err == nil && p.state == hypercall.EvtchnInterdomain && p.back == nil && p.remote != d.id {
+			n.to, n.port = d.xen.domains[p.remote], p.peer
 		}
+		all = append(all, n)
 	}
 	clear(d.notify)
+	return all
+}
+
+// fire does it, once the domain has let go of all: first all the bytes are cleared, and then the events are sent. So whoever looks at a
+// byte, or is told, finds everything done.
+func (x *hypervisor) fire(all []notice) {
+	for _, n := range all {
+		if n.ext == nil {
+			continue
+		}
+		if r, err := n.ext.window(); err == nil {
+			r.Store8(n.off, 0)
+		}
+		n.ext.drop()
+	}
+	for _, n := range all {
+		if n.to != nil {
+			n.to.pend(n.port)
+		}
+	}
 }
 
 // setNotify implements hypercall.UnmapNotifier.

@@ -375,6 +375,56 @@ func TestFullCounter(t *testing.T) {
 	}
 }
 
+// TestToldWhenAllIsDone: whoever hears of a peer's death, by an event or by a byte, finds that the peer has let go of everything: what it
+// takes back by then need not go into quarantine.
+func TestToldWhenAllIsDone(t *testing.T) {
+	x := newBench(t, sim.Limits{})
+	for name, victim := range map[string]*xen.Domain{"in": x.a, "out": x.b} {
+		t.Run("event/"+name, func(t *testing.T) { x.endAfterDeath(t, victim, true) })
+		t.Run("byte/"+name, func(t *testing.T) { x.endAfterDeath(t, victim, false) })
+	}
+}
+
+// endAfterDeath has a process die that has pages of the domain's mapped, and the domain end its share as soon as it is told.
+func (x *bench) endAfterDeath(t *testing.T, d *xen.Domain, byEvent bool) {
+	const pages, frame = 256, 0x70000 // so many that to unmap them takes a while
+	for range 10 {
+		sock, conn, w := x.join(t)
+		share, err := d.Grants().Share(w.Dom, pages, grant.ReadWrite)
+		require.NoError(t, err)
+		share.Region().Store8(5, 1)
+		ch, err := d.Events().AllocUnbound(w.Dom)
+		require.NoError(t, err)
+		port, fds := openPort(t, conn, w, evtchnCall(hypercall.EvtchnopBindInterdomain,
+			&hypercall.EvtchnBindInterdomain{RemoteDom: d.ID(), RemotePort: ch.Port()}))
+		fds.Close()
+		for i, ref := range share.Refs() {
+			r := ask(t, conn, &attach.Message{Kind: attach.Hypercall, Gen: w.Gen, Call: hypercall.NewStructCall(hypercall.X86_64,
+				hypercall.NrGrantTableOp, hypercall.GnttabopMapGrantRef, &hypercall.MapGrantRef{HostAddr: uint64(frame+i) * shm.PageSize,
+					Flags: hypercall.GrantMapHost, Ref: ref, Dom: d.ID()})})
+			require.Len(t, r.Places, 1)
+		}
+		require.Empty(t, ask(t, conn, &attach.Message{Kind: attach.SetNotify, Gen: w.Gen, GFN: frame, Offset: 5, Port: port}).Text)
+		told := make(chan error, 1)
+		ended := make(chan grant.Ending, 1)
+		go func() {
+			if byEvent {
+				told <- ch.Wait(t.Context())
+			} else {
+				for deadline := time.Now().Add(20 * time.Second); !share.Region().Load8(5).Is(0) && time.Now().Before(deadline); {
+				}
+				told <- nil
+			}
+			end, _ := share.End()
+			ended <- end
+		}()
+		sock.Close()
+		require.NoError(t, <-told)
+		require.Equal(t, grant.Reclaimed, <-ended)
+		require.NoError(t, ch.Close())
+	}
+}
+
 // fill fills an event's counter, and has whoever rings it next wait for ever.
 func fill(t *testing.T, event int) {
 	t.Helper()
