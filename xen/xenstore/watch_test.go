@@ -155,17 +155,21 @@ func TestWatchCloseWithADeafServer(t *testing.T) {
 func TestEventsEndWithTheContext(t *testing.T) {
 	s, c := xenstoretest.NewScript(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	unwatched := make(chan struct{})
 	go s.Serve(func(m xenstoretest.Message) (string, string) {
-		if m.Type == xenstore.MsgUnwatch {
+		switch m.Type {
+		case xenstore.MsgWatch:
+			s.Event("/a", m.Token())
+		case xenstore.MsgUnwatch:
 			close(unwatched)
 		}
 		return "OK\x00", ""
 	})
-	time.AfterFunc(time.Millisecond, cancel)
 	var last error
 	for _, err := range c.Events(ctx, "/a") {
 		last = err
+		cancel() // not before: nothing would be watched then, nor unwatched
 	}
 	require.ErrorIs(t, last, context.Canceled)
 	<-unwatched
