@@ -25,6 +25,7 @@ func TestNames(t *testing.T)                    { report(t, checkNames(readModul
 func TestPackageComments(t *testing.T)          { report(t, checkPackageComments(readModule(t))) }
 func TestExamples(t *testing.T)                 { report(t, checkExamples(readModule(t))) }
 func TestNoSleepingAndNoSkipping(t *testing.T)  { report(t, checkWaits(readModule(t))) }
+func TestLeaksAreCounted(t *testing.T)          { report(t, checkLeaks(readModule(t))) }
 func TestLines(t *testing.T)                    { report(t, checkLines(readModule(t))) }
 
 // report fails the test with each thing that is wrong on a line of its own.
@@ -142,6 +143,19 @@ func checkWaits(files []*source) []string {
 	return wrong
 }
 
+// checkLeaks wants each package of tests to count the goroutines and descriptors that they leave. The testbed's hosts stay until its tests
+// have ended.
+func checkLeaks(files []*source) []string {
+	return eachPackage(files, func(dir string, files []*source) string {
+		tests := slices.DeleteFunc(slices.Clone(files), func(s *source) bool { return !s.isTest() })
+		counts := func(s *source) bool { return slices.Contains(s.imports(), module+"/internal/leaktest") }
+		if len(tests) == 0 || dir == "internal/leaktest" || dir == "internal/testbed" || slices.ContainsFunc(tests, counts) {
+			return ""
+		}
+		return "does not count what its tests leave behind (leaktest.Main)"
+	})
+}
+
 // checkLines wants lines that fit a screen, and no notes of work that is not done.
 func checkLines(files []*source) []string {
 	var wrong []string
@@ -213,6 +227,9 @@ func TestRulesCanFail(t *testing.T) {
 		{checkWaits, "xen/x_test.go", "package xen\nfunc f() { t.Skip() }\n", 1},
 		{checkWaits, "xen/x_test.go", "package xen\nfunc f() { t.SkipNow() }\n", 1},
 		{checkWaits, "xen/x_test.go", "package xen\nfunc f() { t.Skip(\"needs /dev/xen\") }\n", 0},
+		{checkLeaks, "xen/x_test.go", "package xen\n", 1},
+		{checkLeaks, "xen/x_test.go", "package xen\nimport \"" + module + "/internal/leaktest\"\n", 0},
+		{checkLeaks, "xen/x.go", "package xen\n", 0},
 		{checkLines, "xen/x.go", "package xen\n" + long + "\n", 1},
 		{checkLines, "xen/x.go", "package xen\n// TO" + "DO: think\n", 1},
 		{checkLines, "xen/x.go", "package xen\n", 0},
