@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hvkit/hvkit/internal/testbed/guest"
 )
@@ -49,12 +52,19 @@ func (d *Domain) ID() int { return d.id }
 // Arch is the domain's architecture.
 func (d *Domain) Arch() string { return d.host.recipe.Arch }
 
-// Console returns the end of what the domain's console said before its agent took it over.
+// Console returns the end of what the domain's console said. The agent's part of it is left out: lines that are not text.
 func (d *Domain) Console() string {
 	if d.console == nil {
 		return d.host.Console()
 	}
-	return d.console.String()
+	var b strings.Builder
+	for line := range strings.Lines(d.console.String()) {
+		line = strings.TrimRight(line, "\r\n")
+		if utf8.ValidString(line) && strings.IndexFunc(line, func(r rune) bool { return r < ' ' && r != '\t' }) < 0 {
+			b.WriteString(line + "\n")
+		}
+	}
+	return b.String()
 }
 
 // DomainConfig is what a new domain is like.
@@ -80,7 +90,7 @@ func (h *Host) Create(ctx context.Context, cfg *DomainConfig) (*Domain, error) {
 			slices.Sorted(maps.Keys(h.recipe.Domains)))
 	}
 	if c.Name == "" {
-		c.Name = c.Kind + strconv.FormatInt(h.created.Add(1), 10)
+		c.Name = h.newName(c.Kind)
 	}
 	if c.Memory == 0 {
 		c.Memory = 256
@@ -129,13 +139,22 @@ func (h *Host) start(ctx context.Context, d *Domain, c *DomainConfig, kind []str
 		return err
 	}
 	via := &guest.Via{Client: h.dom0.Client, Self: h.dom0.id, Dom: d.id}
-	ready, err := guest.Await(ctx, pipe, d.console)
+	ready, err := guest.Await(ctx, &teeConn{pipe, io.TeeReader(pipe, d.console)})
 	if err != nil {
 		return err
 	}
+	h.enter(d.name, d)
 	d.Client = guest.NewClient(ready, &guest.ClientConfig{Console: true, Via: via})
 	return d.Wake(ctx) // Xen's clock stands still while its host is a snapshot
 }
+
+// teeConn is a connection whose input is also written elsewhere.
+type teeConn struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c *teeConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 // consoleOf waits for the pseudo-terminal that xenconsoled makes for a domain's console.
 func (h *Host) consoleOf(ctx context.Context, id int) (string, error) {
@@ -165,6 +184,7 @@ func (d *Domain) Destroy(ctx context.Context) error {
 		if d.Client != nil {
 			_ = d.Close()
 		}
+		d.host.enter(d.name, nil)
 		_, d.destroyErr = d.host.dom0.Output(ctx, "xl", "destroy", d.name)
 	})
 	return d.destroyErr

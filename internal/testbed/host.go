@@ -1,11 +1,13 @@
 package testbed
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -15,7 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hvkit/hvkit/internal/testbed/guest"
@@ -51,13 +52,18 @@ type Host struct {
 	dom0         *Domain
 	stop         context.CancelFunc
 
-	created   atomic.Int64 // domains, for their names
 	closeOnce sync.Once
+
+	mu sync.Mutex
+	// +checklocks:mu
+	domains map[string]*Domain // by name
+	// +checklocks:mu
+	created int // domains, for their names
 }
 
 // Boot boots a host. It ends with Close, with ctx, and with this process.
 func Boot(ctx context.Context, r *Recipe, cfg *Config) (_ *Host, err error) {
-	h := &Host{recipe: r, console: newTail(64 << 10)}
+	h := &Host{recipe: r, console: newTail(64 << 10), domains: make(map[string]*Domain)}
 	if cfg != nil {
 		h.config = *cfg
 	}
@@ -88,7 +94,8 @@ func Boot(ctx context.Context, r *Recipe, cfg *Config) (_ *Host, err error) {
 	if err := h.boot(ctx, args); err != nil {
 		return nil, fmt.Errorf("%w%s", err, h.Evidence())
 	}
-	return h, nil
+	// QEMU has read its files. So nothing is left of them even if nobody calls Close.
+	return h, os.RemoveAll(h.dir)
 }
 
 // prepare makes the files that QEMU starts from and returns the arguments that name them.
@@ -189,11 +196,12 @@ func (r *Recipe) controlImage(tree, initBin string) (*image, error) {
 			return nil, err
 		}
 		for _, n := range names {
-			if err := im.file(n); err != nil {
+			if _, err := im.file(n); err != nil {
 				return nil, err
 			}
 		}
 	}
+	im.shell()
 	cfg := &guest.Config{Hostname: "dom0", Channel: "virtio:agent"}
 	searched := searchPath
 	for _, s := range r.Control {
@@ -232,6 +240,7 @@ func (r *Recipe) addDomainImage(control *image, kernel, initBin string) error {
 	if cfg.Modules, err = im.modules(r.DomainModules); err != nil {
 		return err
 	}
+	im.shell()
 	err = errors.Join(im.config(cfg), im.program("bin/busybox"), im.host("init", initBin, 0o755))
 	if err != nil {
 		return err
@@ -250,9 +259,10 @@ func guestEnvironment(searched string) []string {
 	return []string{"HOME=/root", "TERM=linux", "TMPDIR=/tmp", "PATH=" + searched}
 }
 
-// buildInit builds the guests' process 1.
+// buildInit builds the guests' process 1. The same source gives the same file, and so the same snapshot.
 func buildInit(ctx context.Context, arch, out string) error {
-	return goBuild(ctx, arch, "build", "-trimpath", "-ldflags=-s -w", "-o", out, "github.com/hvkit/hvkit/internal/testbed/guestinit")
+	return goBuild(ctx, arch, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", out,
+		"github.com/hvkit/hvkit/internal/testbed/guestinit")
 }
 
 // goBuild runs the go command for a guest: Linux, of that architecture, without C.
@@ -307,6 +317,8 @@ func (h *Host) boot(ctx context.Context, args []string) error {
 		return err
 	}
 	if _, err := os.Stat(h.snapshotFile); err == nil {
+		now := time.Now()
+		_ = os.Chtimes(h.snapshotFile, now, now) // it is of use still
 		err := h.launch(ctx, e, all, h.snapshotFile)
 		if err == nil || ctx.Err() != nil {
 			return err
@@ -314,6 +326,7 @@ func (h *Host) boot(ctx context.Context, args []string) error {
 		fmt.Fprintf(h.config.Log, "testbed: the snapshot is of no use, so the host boots: %v\n", err)
 		_ = os.Remove(h.snapshotFile)
 		h.halt()
+		h.dom0, h.monitor, h.qemu, h.serial = nil, nil, nil, nil
 	}
 	return h.launch(ctx, e, all, "")
 }
@@ -376,14 +389,14 @@ func (h *Host) connect(ctx context.Context, agent net.Conn, restored bool) error
 			return err
 		}
 	} else {
-		ready, err := guest.Await(ctx, agent, nil)
+		ready, err := guest.Await(ctx, agent)
 		if err != nil {
 			return err
 		}
 		agent = ready
 		if h.snapshotFile != "" {
 			if err := h.save(ctx, h.snapshotFile); err != nil {
-				return err
+				fmt.Fprintf(h.config.Log, "testbed: no snapshot: %v\n", err) // the next host boots, too
 			}
 		}
 	}
@@ -392,6 +405,7 @@ func (h *Host) connect(ctx context.Context, agent net.Conn, restored bool) error
 		return errors.Join(err, client.Close())
 	}
 	h.dom0 = &Domain{Client: client, host: h, name: "dom0", kind: "dom0"}
+	h.enter("dom0", h.dom0)
 	return nil
 }
 
@@ -405,23 +419,92 @@ func (h *Host) ended(err error) error {
 	}
 }
 
+// Domains are the control domain and those that were created and not destroyed, by name.
+func (h *Host) Domains() []*Domain {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []*Domain
+	for _, name := range slices.Sorted(maps.Keys(h.domains)) {
+		all = append(all, h.domains[name])
+	}
+	return all
+}
+
+// Domain returns the domain of that name, or nil.
+func (h *Host) Domain(name string) *Domain {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.domains[name]
+}
+
+// enter makes a domain known, or with nil forgotten.
+func (h *Host) enter(name string, d *Domain) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d == nil {
+		delete(h.domains, name)
+		return
+	}
+	h.domains[name] = d
+}
+
+// newName returns a name for a domain of that kind.
+func (h *Host) newName(kind string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.created++
+	return kind + strconv.Itoa(h.created)
+}
+
+// Run runs a program of this machine in the domain of that name, and returns what it wrote to both its outputs.
+func (h *Host) Run(ctx context.Context, domain, binary string, args ...string) ([]byte, error) {
+	d := h.Domain(domain)
+	if d == nil {
+		return nil, fmt.Errorf("testbed: there is no domain %q", domain)
+	}
+	var out bytes.Buffer
+	err := d.RunBinary(ctx, &Binary{Path: binary}, &guest.Cmd{Args: args, Stdout: &out, Stderr: &out})
+	return out.Bytes(), err
+}
+
 // Dom0 is the control domain.
 func (h *Host) Dom0() *Domain { return h.dom0 }
 
 // Console returns the end of what the machine's serial console said.
 func (h *Host) Console() string { return h.console.String() }
 
-// Evidence is what a failure's report should have: the end of the console, and what QEMU said.
+// evidencePatience bounds the collection of evidence from a host that may be beyond answering.
+const evidencePatience = 10 * time.Second
+
+// Evidence is what a failure's report should have: what QEMU said, the end of the machine's console, and what the kernels that still answer
+// have said last.
 func (h *Host) Evidence() string {
+	ctx, cancel := context.WithTimeout(context.Background(), evidencePatience)
+	defer cancel()
 	var b strings.Builder
-	if h.qemu != nil {
-		if s := strings.TrimSpace(h.qemu.stderr.String()); s != "" {
-			fmt.Fprintf(&b, "\n--- QEMU:\n%s", s)
+	section := func(title, text string) {
+		if text = strings.TrimSpace(text); text != "" {
+			fmt.Fprintf(&b, "\n--- %s:\n%s", title, lastLines(text, 40))
 		}
 	}
-	lines := strings.Split(strings.ReplaceAll(h.Console(), "\r", ""), "\n")
-	fmt.Fprintf(&b, "\n--- the end of the console:\n%s\n---", strings.Join(lines[max(0, len(lines)-60):], "\n"))
+	if h.qemu != nil {
+		section("QEMU", h.qemu.stderr.String())
+	}
+	section("the console", h.Console())
+	for _, d := range h.Domains() {
+		if d.console != nil {
+			section("the console of "+d.name, d.Console())
+		}
+		if text, err := d.Output(ctx, "busybox", "dmesg"); err == nil {
+			section("the kernel of "+d.name, text)
+		}
+	}
 	return b.String()
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.ReplaceAll(text, "\r", ""), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
 // halt ends the machine.
@@ -438,7 +521,6 @@ func (h *Host) halt() {
 	if h.serial != nil {
 		_ = h.serial.Close()
 	}
-	h.dom0, h.monitor, h.qemu, h.serial = nil, nil, nil, nil
 }
 
 // Close ends the machine and removes what it left. It may be called again.

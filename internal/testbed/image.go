@@ -47,6 +47,18 @@ func (im *image) text(name, content string) {
 	im.files[name] = cpio.StaticFile(name, content, 0o644)
 }
 
+// applets are what programs and people expect of a system, and busybox does.
+var applets = strings.Fields(`awk basename cat chmod cp cut date dd df dirname dmesg echo env false find free grep head hostname id ip kill
+	ln ls lsmod mkdir mknod mktemp mount mv ps pwd readlink rm rmdir sed seq sh sha256sum sleep sort stat stty sync tail tar test time timeout
+	top touch tr true tty umount uname uniq vi wc which xargs`)
+
+// shell adds the names that busybox goes by.
+func (im *image) shell() {
+	for _, a := range applets {
+		im.files["bin/"+a] = cpio.Symlink("bin/"+a, "busybox")
+	}
+}
+
 // host adds a file of this machine.
 func (im *image) host(name, from string, mode uint64) error {
 	b, err := os.ReadFile(from)
@@ -57,34 +69,41 @@ func (im *image) host(name, from string, mode uint64) error {
 	return nil
 }
 
-// file adds a file of the tree under its own name, and what a symbolic link leads to.
-func (im *image) file(name string) error {
-	if _, ok := im.files[name]; ok {
-		return nil
-	}
+// file adds a file of the tree under its own name, and what a symbolic link leads to, whose name it returns. Links lead to where they
+// would lead if the tree were the root.
+func (im *image) file(name string) (string, error) {
 	full := filepath.Join(im.tree, name)
-	info, err := os.Lstat(full)
-	if err != nil {
-		return err
-	}
-	if info.Mode()&fs.ModeSymlink != 0 {
+	for range maxLinks {
+		info, err := os.Lstat(full)
+		if err != nil {
+			return "", err
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			if _, ok := im.files[name]; ok {
+				return name, nil
+			}
+			return name, im.host(name, full, uint64(info.Mode().Perm()))
+		}
 		to, err := os.Readlink(full)
 		if err != nil {
-			return err
+			return "", err
 		}
 		im.files[name] = cpio.Symlink(name, to)
-		next := path.Join(path.Dir(name), to)
-		if path.IsAbs(to) {
-			next = strings.TrimPrefix(to, "/")
+		if !path.IsAbs(to) {
+			to = path.Join("/", path.Dir(name), to)
 		}
-		return im.file(next)
+		name = strings.TrimPrefix(path.Clean(to), "/")
+		full = filepath.Join(im.tree, name)
 	}
-	return im.host(name, full, uint64(info.Mode().Perm()))
+	return "", fmt.Errorf("testbed: %s: more than %d symbolic links", name, maxLinks)
 }
+
+const maxLinks = 10
 
 // program adds a file of the tree and, if it is a program, its interpreter and the libraries that it needs.
 func (im *image) program(name string) error {
-	if err := im.file(name); err != nil {
+	name, err := im.file(name)
+	if err != nil {
 		return err
 	}
 	f, err := elf.Open(filepath.Join(im.tree, name))
@@ -100,7 +119,7 @@ func (im *image) program(name string) error {
 		if err != nil {
 			return err
 		}
-		if err := im.file(strings.Trim(string(b), "/\x00")); err != nil {
+		if _, err := im.file(strings.Trim(string(b), "/\x00")); err != nil {
 			return err
 		}
 	}
@@ -129,15 +148,16 @@ func (im *image) library(lib string) error {
 		if _, ok := im.files[name]; ok {
 			return nil
 		}
-		if _, err := os.Stat(filepath.Join(im.tree, name)); err == nil {
+		if _, err := os.Lstat(filepath.Join(im.tree, name)); err == nil {
 			return im.program(name)
 		}
 	}
 	return fmt.Errorf("%s, which is in no package", lib)
 }
 
-// modules adds modules and those that they need, and returns their paths in the order in which they are loaded.
-func (im *image) modules(names []string) ([]string, error) {
+// modules adds modules and those that they need, and returns them in the order in which they are loaded. What follows a name after a
+// space are the module's parameters.
+func (im *image) modules(wanted []string) ([]guest.Module, error) {
 	all := make(map[string]string) // name with underscores to path
 	err := fs.WalkDir(os.DirFS(im.tree), "lib/modules", func(p string, _ fs.DirEntry, err error) error {
 		if stem, ok := strings.CutSuffix(path.Base(p), ".ko"); ok {
@@ -152,12 +172,12 @@ func (im *image) modules(names []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var order []string
-	var add func(name string) error
-	add = func(name string) error {
+	var order []guest.Module
+	var add func(name, parameters string) error
+	add = func(name, parameters string) error {
 		p, ok := all[moduleName(name)]
 		switch {
-		case builtin[moduleName(name)], slices.Contains(order, "/"+p):
+		case builtin[moduleName(name)], slices.ContainsFunc(order, func(m guest.Module) bool { return m.Path == "/"+p }):
 			return nil
 		case !ok:
 			return fmt.Errorf("testbed: the kernel has no module %s", name)
@@ -167,15 +187,17 @@ func (im *image) modules(names []string) ([]string, error) {
 			return err
 		}
 		for _, n := range needs {
-			if err := add(n); err != nil {
+			if err := add(n, ""); err != nil {
 				return err
 			}
 		}
-		order = append(order, "/"+p)
-		return im.file(p)
+		order = append(order, guest.Module{Path: "/" + p, Parameters: parameters})
+		_, err = im.file(p)
+		return err
 	}
-	for _, n := range names {
-		if err := add(n); err != nil {
+	for _, w := range wanted {
+		name, parameters, _ := strings.Cut(w, " ")
+		if err := add(name, parameters); err != nil {
 			return nil, err
 		}
 	}

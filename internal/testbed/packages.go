@@ -1,7 +1,6 @@
 package testbed
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -188,10 +187,19 @@ func (a *apt) resolve(ctx context.Context, s *packageSet) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	names := s.choose(out)
+	if len(names) == 0 {
+		return nil, fmt.Errorf("apt-get would install nothing for %q", s.roots)
+	}
+	return names, nil
+}
+
+// choose returns, of what apt-get would install, what the set keeps, as names with versions.
+func (s *packageSet) choose(simulation string) []string {
 	var names []string
-	for sc := bufio.NewScanner(strings.NewReader(out)); sc.Scan(); {
+	for line := range strings.Lines(simulation) {
 		// "Inst libc6 (2.36-9 Debian:12 [amd64])"
-		f := strings.Fields(sc.Text())
+		f := strings.Fields(line)
 		if len(f) < 3 || f[0] != "Inst" {
 			continue
 		}
@@ -201,10 +209,7 @@ func (a *apt) resolve(ctx context.Context, s *packageSet) ([]string, error) {
 			names = append(names, name+"="+strings.TrimPrefix(f[2], "("))
 		}
 	}
-	if len(names) == 0 {
-		return nil, fmt.Errorf("apt-get would install nothing for %q", s.roots)
-	}
-	return names, nil
+	return names
 }
 
 // one returns the only file of a tree that matches a pattern, as a slash-separated path within it. Of several the last by name counts.

@@ -18,7 +18,7 @@ type Recipe struct {
 	Tools []string
 	// Files go there as they are. Names are patterns, too.
 	Files []string
-	// Modules are the kernel's modules, by name, that init loads; those that they need come by themselves.
+	// Modules are the kernel's modules, by name, that init loads, with their parameters; those that they need come by themselves.
 	Modules []string
 	// DomainModules are those of the domains above the control domain.
 	DomainModules []string
@@ -59,7 +59,9 @@ var xenTools = []string{
 	"usr/lib/xen-*/bin/oxenstored", "usr/lib/xen-*/bin/libxl-save-helper", "usr/lib/xen-*/bin/lsevtchn", "usr/lib/xen-*/bin/xen-diag",
 }
 
-var xenModules = []string{"xen-evtchn", "xen-gntalloc", "xen-gntdev", "xen-privcmd", "xenfs"}
+// xenModules are those of domains that use Xen's interfaces from user space. Without its parameter, privcmd makes no hypercalls for
+// programs in a domain other than dom0 (Debian's 6.1.192 says "No target domain found, blocking all hypercalls").
+var xenModules = []string{"xen-evtchn", "xen-gntalloc", "xen-gntdev", "xen-privcmd unrestricted=1", "xenfs"}
 
 var xenControl = []guest.Service{
 	{Path: "usr/lib/xen-*/bin/xenstored", Args: []string{"--pid-file", "/run/xenstored.pid"}, Ready: "/run/xenstored/socket"},

@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,8 +49,8 @@ func (h *Host) snapshot(e *emulator, args, files []string) (string, error) {
 	return filepath.Join(h.config.Cache.dir, "snapshots", name), nil
 }
 
-// save writes the state of the machine, which stands still meanwhile, to a file. Older snapshots of the recipe are removed.
-func (h *Host) save(ctx context.Context, file string) error {
+// save writes the state of the machine, which stands still meanwhile, to a file.
+func (h *Host) save(ctx context.Context, file string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
 	defer cancel()
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -68,6 +70,7 @@ func (h *Host) save(ctx context.Context, file string) error {
 	if err := qemu.Stop(); err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, qemu.Cont()) }()
 	if err := qemu.Migrate("exec:cat > '"+strings.ReplaceAll(tmp.Name(), "'", `'\''`)+"'", nil, nil, nil); err != nil {
 		return err
 	}
@@ -88,17 +91,34 @@ func (h *Host) save(ctx context.Context, file string) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	old, err := filepath.Glob(filepath.Join(filepath.Dir(file), h.recipe.Name+"-*"))
-	if err != nil {
-		return err
-	}
-	for _, o := range old {
-		_ = os.Remove(o)
-	}
 	if err := os.Rename(tmp.Name(), file); err != nil {
 		return err
 	}
-	return qemu.Cont()
+	return forget(filepath.Dir(file), h.recipe.Name, keptSnapshots)
+}
+
+// keptSnapshots is how many snapshots there are of each recipe: more than one, for several working trees may share the cache.
+const keptSnapshots = 2
+
+// forget removes the snapshots of a recipe that have not been used for the longest time.
+func forget(dir, recipe string, keep int) error {
+	files, err := filepath.Glob(filepath.Join(dir, recipe+"-*"))
+	if err != nil {
+		return err
+	}
+	used := make(map[string]time.Time)
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil { // another process may have removed it
+			used[f] = info.ModTime()
+		}
+	}
+	slices.SortFunc(files, func(a, b string) int { return used[b].Compare(used[a]) })
+	for _, f := range files[min(keep, len(files)):] {
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // resume waits until QEMU has read a snapshot, and lets the machine run: its state was written while it stood still.

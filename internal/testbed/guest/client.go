@@ -27,7 +27,7 @@ type Cmd struct {
 	Args []string
 	Env  []string // added to the guest's
 	Dir  string   // "" is /
-	// Stdin is the program's input; nil is /dev/null.
+	// Stdin is the program's input; nil is /dev/null. Who reads it in Run's stead may be in a Read still when Run has returned.
 	Stdin io.Reader
 	// Stdout and Stderr take the program's outputs; nil drops them. They are written from one goroutine.
 	Stdout, Stderr io.Writer
@@ -81,15 +81,12 @@ type ClientConfig struct {
 	Via *Via
 }
 
-// Await reads conn until the agent at its other end has said that it is ready, and returns the connection to go on with. log takes what
-// came before; nil is nobody. ctx bounds the waiting, and conn is closed when it ends; conn need not have deadlines.
-func Await(ctx context.Context, conn net.Conn, log io.Writer) (net.Conn, error) {
-	if log == nil {
-		log = io.Discard
-	}
+// Await reads conn until the agent at its other end has said that it is ready, and returns the connection to go on with. ctx bounds the
+// waiting, and conn is closed when it ends; conn need not have deadlines.
+func Await(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	r := bufio.NewReader(conn)
-	err := readPast(io.TeeReader(oneByte{r}, log), Ready)
+	err := readPast(oneByte{r}, Ready)
 	if !stop() || err != nil {
 		_ = conn.Close()
 		if ctx.Err() != nil {
@@ -166,10 +163,13 @@ func readPast(r io.Reader, what string) error {
 	}
 }
 
-// Close ends the connection. Programs that were started over it are killed.
+// Close ends the connection. Programs that were started over it are killed. A second Close returns nil.
 func (c *Client) Close() error {
-	c.http.CloseIdleConnections()
-	return c.conn.Close()
+	c.http.CloseIdleConnections() // closes the connection where nothing is under way
+	if err := c.conn.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // Run runs a program and returns when it has ended: nil, an [*ExitError], or what went wrong. When ctx ends, the program and its
@@ -180,7 +180,17 @@ func (c *Client) Run(ctx context.Context, cmd *Cmd) error {
 		return err
 	}
 	header := http.Header{specHeader: {base64.StdEncoding.EncodeToString(s)}}
-	resp, err := c.do(ctx, http.MethodPost, "/run", nil, header, cmd.Stdin)
+	var in io.Reader
+	if cmd.Stdin != nil {
+		// A program may end while its input waits for a key. The transport closes a pipe then; it could not end the reading of a terminal.
+		pr, pw := io.Pipe()
+		go func() {
+			_, err := io.Copy(pw, cmd.Stdin)
+			pw.CloseWithError(err)
+		}()
+		in = pr
+	}
+	resp, err := c.do(ctx, http.MethodPost, "/run", nil, header, in)
 	if err != nil {
 		return fmt.Errorf("run %s: %w", cmd.Path, err)
 	}
@@ -273,15 +283,10 @@ func (c *Client) Wake(ctx context.Context) error {
 	return c.request(ctx, http.MethodPost, "/wake", q, bytes.NewReader(seed))
 }
 
-// Off switches the machine off. The connection may end before the agent answers.
-func (c *Client) Off(ctx context.Context) error {
-	return c.request(ctx, http.MethodPost, "/off", nil, nil)
-}
-
 // do makes a request. A reply other than 200 is an error, with the agent's words.
 func (c *Client) do(ctx context.Context, method, path string, q url.Values, header http.Header, body io.Reader) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "guest", Path: path, RawQuery: q.Encode()}
-	if body != nil {
+	if _, pipe := body.(*io.PipeReader); body != nil && !pipe {
 		body = io.NopCloser(body) // the transport would close the caller's
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)

@@ -8,7 +8,6 @@
 //	GET  /file     read a file
 //	POST /pipe     carry bytes between the request and a device, such as the pseudo-terminal of another domain's console
 //	POST /wake     take the time, and new random numbers, after a snapshot
-//	POST /off      switch the machine off
 //	POST /window, PUT /window, POST /window/take, DELETE /window
 //	               bring a file to a domain through memory that it grants for a moment: a console carries sixteen bytes at a time
 //
@@ -29,12 +28,18 @@ type Config struct {
 	Hostname string
 	// Env is the environment of every program that is run.
 	Env []string
-	// Modules are files, in the order in which the kernel takes them. One that the kernel has no device for is not an error.
-	Modules []string
+	// Modules are in the order in which the kernel takes them. One that the kernel has no device for is not an error.
+	Modules []Module
 	// Channel is where the agent serves: the path of a terminal, or "virtio:" and the name of a port.
 	Channel string
 	// Control are started, in order, in a control domain only.
 	Control []Service
+}
+
+// Module is one of the kernel's.
+type Module struct {
+	Path       string
+	Parameters string `json:",omitempty"` // "name=value name=value"
 }
 
 // Service is a program that is started before the agent serves. It puts itself into the background, or ends.

@@ -30,8 +30,6 @@ const afterExit = 2 * time.Second
 type Server struct {
 	// Env is the environment of programs.
 	Env []string
-	// Off switches the machine off.
-	Off func() error
 
 	windows    sync.Map // of int64 to *window
 	lastWindow atomic.Int64
@@ -52,7 +50,6 @@ func (s *Server) Serve(ctx context.Context, conn net.Conn) error {
 	mux.HandleFunc("DELETE /window", handle(s.closeWindow))
 	mux.HandleFunc("PUT /window", handle(fillWindow))
 	mux.HandleFunc("POST /wake", handle(wake))
-	mux.HandleFunc("POST /off", handle(func(http.ResponseWriter, *http.Request) error { return s.Off() }))
 	srv := &http.Server{
 		Handler:     mux,
 		Protocols:   new(http.Protocols),

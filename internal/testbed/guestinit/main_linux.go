@@ -85,14 +85,13 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	// The kernel's words on a console would be taken for the agent's. From here on only those before a panic are printed.
-	if err := os.WriteFile("/proc/sys/kernel/printk", []byte("1"), 0); err != nil {
-		return err
+	if strings.HasPrefix(cfg.Channel, "/") {
+		// The kernel's words on a console would be taken for the agent's. From here on only those before a panic are printed.
+		if err := os.WriteFile("/proc/sys/kernel/printk", []byte("1"), 0); err != nil {
+			return err
+		}
 	}
-	agent := &guest.Server{Env: cfg.Env, Off: func() error {
-		unix.Sync()
-		return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	}}
+	agent := &guest.Server{Env: cfg.Env}
 	return agent.Serve(context.Background(), conn)
 }
 

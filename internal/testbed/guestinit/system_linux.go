@@ -66,15 +66,15 @@ func prepare(cfg *guest.Config) error {
 }
 
 // load gives the kernel a module. Where there is no device for it, or it is there already, that is fine.
-func load(path string) error {
-	f, err := os.Open(path)
+func load(m guest.Module) error {
+	f, err := os.Open(m.Path)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	err = unix.FinitModule(int(f.Fd()), "", 0)
+	err = unix.FinitModule(int(f.Fd()), m.Parameters, 0)
 	if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("load %s: %w", path, err)
+		return fmt.Errorf("load %s: %w", m.Path, err)
 	}
 	return nil
 }

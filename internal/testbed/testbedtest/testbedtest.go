@@ -74,7 +74,11 @@ func Host(tb testing.TB, r *testbed.Recipe) *testbed.Host {
 	return h
 }
 
-// Run runs the tests of a package in a domain, with flags for the test binary (-test.run and the like).
+// insideTimeout is how long the tests of a package may take inside, unless -test.timeout is given.
+const insideTimeout = "-test.timeout=3m"
+
+// Run runs the tests of a package in a domain, with flags for the test binary (-test.run and the like). Each test there is a subtest here:
+// it passes, fails or is skipped as that did, and logs what that wrote.
 func Run(t *testing.T, d *testbed.Domain, pkg string, flags ...string) {
 	t.Helper()
 	ctx := t.Context()
@@ -82,11 +86,12 @@ func Run(t *testing.T, d *testbed.Domain, pkg string, flags ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	run := newRun()
+	args := append([]string{"-test.v=test2json", insideTimeout}, flags...)
 	start := time.Now()
-	flags = append([]string{"-test.timeout=2m"}, flags...)
-	err = d.RunBinary(ctx, bin, &guest.Cmd{Args: flags, Stdout: t.Output(), Stderr: t.Output()})
+	convert, done := toEvents(ctx, run)
+	err = d.RunBinary(ctx, bin, &guest.Cmd{Args: args, Stdout: convert, Stderr: convert})
+	err = errors.Join(err, convert.Close(), <-done)
 	t.Logf("%s in %s: %v", pkg, d.Name(), time.Since(start).Round(time.Millisecond))
-	if err != nil {
-		t.Error(err)
-	}
+	run.report(t, err)
 }
