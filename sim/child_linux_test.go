@@ -3,6 +3,7 @@ package sim_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -63,6 +64,15 @@ func child(what string) error {
 		return err
 	case "echo":
 		return echo(ctx, d, peer, in)
+	case "share": // whenever it is told to
+		fmt.Println(d.ID())
+		for {
+			if _, err := in.ReadString('\n'); err != nil {
+				return nil
+			}
+			_, err := d.Grants().Share(peer, 1, grant.ReadWrite)
+			fmt.Printf("%t %q\n", errors.Is(err, hypercall.EMFILE), fmt.Sprint(err))
+		}
 	}
 	in.ReadString('\n') // until killed, or the test has ended
 	return nil

@@ -18,7 +18,8 @@ import (
 
 // DomainConfig configures a domain. Zero fields are defaults.
 type DomainConfig struct {
-	Name string // in Xenstore; default "domain-N"
+	// Name is what others can call it in place of its number: no number, and no other domain's. The default is "domain-N".
+	Name string
 	// ID is the domain's number; 0 has the host choose the next one. Dom0 makes it domain 0.
 	ID         hypercall.DomID
 	Dom0       bool
@@ -100,8 +101,29 @@ func (h *Host) NewBare(cfg *DomainConfig) (*Domain, xen.Machine, error) {
 	return d, &machine{d}, nil
 }
 
-// create builds what Xen's toolstack builds before it starts a domain.
+// create builds what Xen's toolstack builds before it starts a domain. Where its name is that of a domain whose process has gone, it waits
+// until the host knows that, too.
 func (h *Host) create(c DomainConfig) (*Domain, error) {
+	for {
+		d, err := h.tryCreate(c)
+		taken, ok := errors.AsType[*nameTakenError](err)
+		if !ok || taken.by.external == nil || !taken.by.external.hungUp() {
+			return d, err
+		}
+		<-taken.by.gone
+	}
+}
+
+// nameTakenError says that another domain has the name.
+type nameTakenError struct{ by *Domain }
+
+func (e *nameTakenError) Error() string {
+	return fmt.Sprintf("domain %d has this name: %v", e.by.ID(), hypercall.EEXIST)
+}
+
+func (e *nameTakenError) Unwrap() error { return hypercall.EEXIST }
+
+func (h *Host) tryCreate(c DomainConfig) (*Domain, error) {
 	if c.ABI > hypercall.ARM64 {
 		return nil, fmt.Errorf("no such ABI: %d", c.ABI)
 	}
@@ -121,8 +143,8 @@ func (h *Host) create(c DomainConfig) (*Domain, error) {
 	if h.hv.closed {
 		return nil, ErrHostClosed
 	}
-	if other := h.hv.named(c.Name); other != nil {
-		return nil, fmt.Errorf("domain %d has this name: %w", other.id, hypercall.EEXIST)
+	if other := h.hv.names[c.Name]; other != nil {
+		return nil, &nameTakenError{other}
 	}
 	g, err := h.hv.newGuest(c, d)
 	if err != nil {
@@ -153,10 +175,14 @@ func (x *hypervisor) newGuest(c DomainConfig, shell *Domain) (*guest, error) {
 	if g.name == "" {
 		g.name = fmt.Sprintf("domain-%d", id)
 	}
+	for x.names[g.name] != nil { // somebody has chosen the name that domains have who choose none
+		g.name += "'"
+	}
 	if err := g.boot(); err != nil {
 		return nil, err
 	}
 	x.domains[id] = g
+	x.names[g.name] = shell
 	g.note("domain %q created", g.name)
 	return g, nil
 }

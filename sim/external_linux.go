@@ -29,6 +29,12 @@ func newExternal() *external { return new(external) }
 // connect makes a connection the one of the domain's process, if there is none yet.
 func (x *external) connect(conn *attach.Conn) bool { return x.conn.CompareAndSwap(nil, conn) }
 
+// hungUp reports whether a process was the domain and is so no more.
+func (x *external) hungUp() bool {
+	conn := x.conn.Load()
+	return conn != nil && conn.HungUp()
+}
+
 // begin welcomes the process.
 func (x *external) begin(d *Domain) error {
 	x.mu.Lock()
@@ -156,8 +162,7 @@ func (x *external) serve(d *Domain, gone <-chan struct{}) error {
 		m, fds, err := conn.Receive()
 		if errors.Is(err, attach.ErrNoRoom) { // it is this process that is short of them, not the other
 			d.host.log.Error("sim: a request's descriptors were lost", "domain", d.name, "err", err)
-			err = x.refuse(m, err)
-			if err == nil {
+			if err = x.refuse(m, errHostFiles); err == nil {
 				continue
 			}
 		}
@@ -171,6 +176,8 @@ func (x *external) serve(d *Domain, gone <-chan struct{}) error {
 		}
 	}
 }
+
+var errHostFiles = fmt.Errorf("the host may open no more descriptors (RLIMIT_NOFILE of its process): %w", hypercall.EMFILE)
 
 // refuse answers a request that could not be looked at.
 func (x *external) refuse(m *attach.Message, why error) error {

@@ -30,6 +30,18 @@ type pin struct {
 	detached bool // the owner's table is gone (it died or was resumed): there is nothing left to clear
 }
 
+// maxHolds is how many holds of a kind there are on one entry at most: Xen counts them in 8 bits each, and refuses one more where the
+// highest is set (GNTPIN_incr2oflow_mask).
+const maxHolds = 128
+
+// holds returns how many holds of a kind there are.
+func (p *pin) holds(readOnly bool) int {
+	if readOnly {
+		return p.readers
+	}
+	return p.writers
+}
+
 // grantedTo is one mapping of a grant by this domain.
 type grantedTo struct {
 	pin      *pin
@@ -96,7 +108,7 @@ func (d *guest) acquire(owner *guest, ref hypercall.GrantRef, readOnly, toMap bo
 		return nil, hypercall.StatusBadGntRef
 	}
 	p := g.pins[ref]
-	if p != nil && p.dom != d.id {
+	if p != nil && (p.dom != d.id || p.holds(readOnly) >= maxHolds) {
 		return nil, hypercall.StatusGeneralError
 	}
 	if p == nil || !readOnly && p.writers == 0 {

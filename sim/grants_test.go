@@ -111,6 +111,60 @@ func TestMapMarksTheEntry(t *testing.T) {
 	})
 }
 
+// TestHoldsOfAnEntry: one entry is mapped at most 128 times for each kind of access, as Xen's counters have it.
+func TestHoldsOfAnEntry(t *testing.T) {
+	onBare(t, sim.Limits{}, func(t *testing.T, _ *sim.Host, a, b *bare) {
+		page, _ := a.alloc(1)
+		a.entry(20, b.ID(), page, permit)
+		var ops []hypercall.MapGrantRef
+		for _, as := range []uint32{mapRO, mapRW} {
+			for range 128 {
+				op := b.mapRef(a.ID(), 20, as)
+				require.Equal(t, hypercall.StatusOkay, op.Status)
+				ops = append(ops, op)
+			}
+			require.Equal(t, hypercall.StatusGeneralError, b.mapRef(a.ID(), 20, as).Status)
+		}
+		require.Equal(t, hypercall.StatusOkay, b.unmap(ops[0]))
+		require.Equal(t, hypercall.StatusGeneralError, b.mapRef(a.ID(), 20, mapRW).Status, "of the other kind")
+		ops[0] = b.mapRef(a.ID(), 20, mapRO)
+		require.Equal(t, hypercall.StatusOkay, ops[0].Status)
+		for _, op := range ops {
+			require.Equal(t, hypercall.StatusOkay, b.unmap(op))
+		}
+		require.Equal(t, uint16(permit), a.flags(20))
+	})
+}
+
+// G-15: an entry's owner makes it a transitive grant, one of a part of a page, one of another page or for another domain, while it is in
+// use. Who has it goes on having the page that it was, and nobody gets another one by it.
+func TestG15_ChangedWhilePinned(t *testing.T) {
+	const transitive = 3
+	onBare(t, sim.Limits{}, func(t *testing.T, h *sim.Host, a, b *bare) {
+		page, mem := a.alloc(1)
+		other, _ := a.alloc(1)
+		mem.Store8(0, 7)
+		for _, flags := range []uint16{transitive, permit | subPage, transitive | subPage, 0, permit} {
+			a.entry(20, b.ID(), page, permit)
+			first := b.mapRef(a.ID(), 20, mapRO)
+			require.Equal(t, hypercall.StatusOkay, first.Status)
+			a.entry(20, nobody, other, flags|inRead)
+			second := b.mapRef(a.ID(), 20, mapRW)
+			require.Equal(t, hypercall.StatusOkay, second.Status)
+			view := b.view(hypercall.GFN(second.HostAddr/shm.PageSize), 1, true)
+			require.True(t, view.Load8(0).Is(7), "flags %#x: another page", flags)
+			require.NoError(t, view.Close())
+			require.Equal(t, hypercall.StatusOkay, b.unmap(first))
+			require.Equal(t, hypercall.StatusOkay, b.unmap(second))
+			require.Equal(t, flags, a.flags(20), "nothing but the in-use bits is Xen's")
+			if flags != permit {
+				a.entry(20, b.ID(), page, flags)
+				require.Equal(t, hypercall.StatusGeneralError, b.mapRef(a.ID(), 20, mapRO).Status, "flags %#x", flags)
+			}
+		}
+	})
+}
+
 // TestPinnedEntry: while an entry is in use its type and domain, which the owner may scribble over, are not looked at again.
 func TestPinnedEntry(t *testing.T) {
 	onBare(t, sim.Limits{}, func(t *testing.T, h *sim.Host, a, b *bare) {

@@ -62,7 +62,8 @@ func NewHost(cfg *HostConfig) *Host {
 	}
 	h.hv = &hypervisor{
 		cfg: &h.cfg, trace: h.trace, wiring: newWiring(h), started: time.Now(),
-		domains: make(map[hypercall.DomID]*guest), zombies: make(map[*guest]bool), reserved: make(map[hypercall.DomID]int),
+		domains: make(map[hypercall.DomID]*guest), names: make(map[string]*Domain), zombies: make(map[*guest]bool),
+		reserved: make(map[hypercall.DomID]int),
 	}
 	h.store = xenstored.New(h.cfg.Store)
 	h.tools = newToolstack(h.store)

@@ -19,6 +19,7 @@ type hypervisor struct {
 	started time.Time
 
 	domains  map[hypercall.DomID]*guest
+	names    map[string]*Domain // of the domains, until Xenstore has forgotten them
 	lastID   hypercall.DomID
 	zombies  map[*guest]bool         // dead domains whose pages others have mapped still
 	reserved map[hypercall.DomID]int // numbers of dead domains that Xenstore has not forgotten yet
@@ -127,16 +128,6 @@ func (x *hypervisor) buryOrKeep(dead *guest) {
 		return
 	}
 	delete(x.zombies, dead)
-}
-
-// named returns the live domain of that name, or nil. Of no name there may be many.
-func (x *hypervisor) named(name string) *guest {
-	for _, g := range x.domains {
-		if name != "" && g.name == name {
-			return g
-		}
-	}
-	return nil
 }
 
 // sorted returns the live domains by number.

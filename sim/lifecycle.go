@@ -92,6 +92,7 @@ func (d *Domain) destroy(why string) error {
 	d.disconnect(id)
 	h.mu.Lock()
 	h.hv.unreserve(id)
+	delete(h.hv.names, d.name)
 	h.mu.Unlock()
 	if onEnd != nil {
 		onEnd()

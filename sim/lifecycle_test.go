@@ -61,15 +61,20 @@ func TestNewDomainRefusals(t *testing.T) {
 		"no such ABI":        {ABI: 9},
 		"external on a heap": {External: true},
 		"name in use":        {Name: "domain-1"},
+		"a name with zeros":  {Name: "007"},
 		"name like a number": {Name: "7"},
 	} {
 		_, err := h.NewDomain(c)
 		require.Error(t, err, name)
 	}
+	chosen := simtest.NewDomain(t, h, "domain-3")
+	require.Equal(t, "domain-3'", simtest.NewDomain(t, h, "").Name(), "a name of its own")
+	require.NoError(t, chosen.Destroy())
+	simtest.NewDomain(t, h, "domain-3")
 	dom0, err := h.NewDomain(&sim.DomainConfig{Dom0: true, Name: "Domain-0"})
 	require.NoError(t, err)
 	require.Zero(t, dom0.ID())
-	require.Equal(t, []*sim.Domain{dom0, d}, h.Domains())
+	require.Equal(t, []*sim.Domain{dom0, d}, h.Domains()[:2])
 	_, err = h.NewDomain(&sim.DomainConfig{Dom0: true})
 	require.ErrorIs(t, err, hypercall.EEXIST)
 }

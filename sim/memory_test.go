@@ -67,7 +67,7 @@ func TestViews(t *testing.T) {
 			require.Error(t, err)
 		}
 		_, err := a.m.View(first+3, 2, true)
-		require.Error(t, err, "nothing is behind the second frame")
+		require.ErrorIs(t, err, hypercall.EINVAL, "nothing is behind the second frame")
 	})
 }
 

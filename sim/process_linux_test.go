@@ -2,12 +2,14 @@ package sim_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/hvkit/hvkit/internal/attach"
 	"github.com/hvkit/hvkit/sim"
@@ -131,6 +133,27 @@ func TestJoinAfterReset(t *testing.T) {
 	meet(t, other, inside)
 }
 
+// TestJoinAgain: the name of a process that has gone is free for the next one, at once, and one that is there keeps its name.
+func TestJoinAgain(t *testing.T) {
+	h := simtest.NewHost(t, &sim.HostConfig{Shared: true})
+	socket := simtest.Serve(t, h, nil)
+	for range 200 {
+		d, err := xen.Join(t.Context(), socket, "", "again", nil)
+		require.NoError(t, err)
+		require.Equal(t, "again", d.Name())
+		require.NoError(t, d.Close())
+	}
+	for range 20 {
+		d, err := h.NewDomain(&sim.DomainConfig{Name: "again", External: true})
+		require.NoError(t, err)
+		inside, err := xen.Join(t.Context(), socket, d.Token(), "", nil)
+		require.NoError(t, err)
+		_, err = xen.Join(t.Context(), socket, "", "again", nil)
+		require.ErrorContains(t, err, "has this name")
+		require.NoError(t, inside.Close())
+	}
+}
+
 // TestBindAgain: a channel between processes whose one end was closed works with the next end that is bound to it.
 func TestBindAgain(t *testing.T) {
 	h := simtest.NewHost(t, &sim.HostConfig{Shared: true})
@@ -149,6 +172,48 @@ func TestBindAgain(t *testing.T) {
 		require.NoError(t, peer.Close())
 	}
 	require.NoError(t, ch.Close())
+}
+
+// TestHostShortOfDescriptors: a host that may open no more descriptors refuses what needs one, and names itself. The domain goes on.
+func TestHostShortOfDescriptors(t *testing.T) {
+	h := simtest.NewHost(t, &sim.HostConfig{Shared: true})
+	socket := simtest.Serve(t, h, nil)
+	child := startChild(t, socket, "", "share", 0)
+	var id hypercall.DomID
+	child.line(&id)
+	restore := exhaustDescriptors(t)
+	var isEMFILE bool
+	var text string
+	func() {
+		defer restore()
+		child.say("go on")
+		said, err := child.out.ReadString('\n')
+		require.NoError(t, err)
+		_, err = fmt.Sscanf(said, "%t %q", &isEMFILE, &text)
+		require.NoError(t, err, said)
+	}()
+	require.True(t, isEMFILE, text)
+	require.Contains(t, text, "the host may open no more descriptors")
+	child.say("go on")
+	said, err := child.out.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "false \"<nil>\"\n", said)
+	require.Equal(t, "running", h.Domain(id).State())
+	child.kill()
+	eventually(t, "it has gone", func() bool { return h.Domain(id) == nil })
+}
+
+// exhaustDescriptors leaves this process no descriptor to open, until restore.
+func exhaustDescriptors(t *testing.T) (restore func()) {
+	var limit unix.Rlimit
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	free, err := unix.Dup(0) // all below are taken
+	require.NoError(t, err)
+	require.NoError(t, unix.Close(free))
+	less := limit
+	less.Cur = uint64(free)
+	require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &less))
+	return func() { require.NoError(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)) }
 }
 
 // TestJoinPaused: a process joins a domain that is paused already.

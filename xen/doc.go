@@ -14,10 +14,12 @@
 //
 // # Platforms
 //
-// [Open] finds the platform. At present that is a simulated host that another process serves, named by the environment variable
-// HVKIT_HOST; `hvkit host` serves one. In a test, package sim makes hosts and domains in the same process. Both have a [Machine]
-// below: something that makes hypercalls and has guest-physical memory. [NewDomain] runs the native grant tables and event channels on
-// any Machine, as they would run on bare Xen.
+// [Open] finds the platform. Where the environment variable HVKIT_HOST names a simulated host that another process serves, that is it;
+// `hvkit host` serves one. Otherwise it is real Xen, through the devices of the Linux kernel that the program runs on ([OpenLinux]). In a
+// test, package sim makes hosts and domains in the same process. What is made on a [Domain] does not know on which of them it is.
+//
+// The simulated ones have a [Machine] below: something that makes hypercalls and has guest-physical memory. [NewDomain] runs the native
+// grant tables and event channels on any Machine, as they would run on bare Xen. On Linux the kernel owns both, and lends them out.
 //
 // # Incarnations
 //

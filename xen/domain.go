@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hvkit/hvkit/shm"
 	"github.com/hvkit/hvkit/xen/evtchn"
 	"github.com/hvkit/hvkit/xen/grant"
 	"github.com/hvkit/hvkit/xen/hypercall"
@@ -38,14 +37,10 @@ const startTimeout = 30 * time.Second
 // number. What was made before then (shares, mappings, channels, connections, watches) answers [ErrStale], while Grants, Events and
 // Store work on for the new one. [Domain.Incarnation] tells when that happens.
 type Domain struct {
-	m      Machine
-	life   context.Context // done when the domain was closed, or has ended
-	end    context.CancelFunc
-	log    *slog.Logger
-	cfg    Config
-	grants *grant.Native
-	events *evtchn.Native
-	info   hypercall.GFN // where shared_info is
+	p    platform
+	life context.Context // done when the domain was closed, or has ended
+	end  context.CancelFunc
+	log  *slog.Logger
 
 	resuming sync.Mutex // held while an incarnation is started; mu may be taken with it held
 
@@ -58,8 +53,6 @@ type Domain struct {
 	store *xenstore.Client
 	// +checklocks:mu
 	stores []*xenstore.Client // that are open: of the present incarnation, and of one whose start failed
-	// +checklocks:mu
-	shared *shm.Region // shared_info
 	// +checklocks:mu
 	number uint64
 	// +checklocks:mu
@@ -75,96 +68,62 @@ type Domain struct {
 // NewDomain starts the native grant table, event channels and Xenstore client of the domain on m, and learns from Xenstore who it is.
 // It takes m over, and Close closes it. ctx bounds the start only. Most programs call [Open]; simulators and bare guests call this.
 func NewDomain(ctx context.Context, m Machine, cfg *Config) (*Domain, error) {
-	d := &Domain{m: m, changed: make(chan struct{}), number: 1}
-	d.life, d.end = context.WithCancel(context.Background())
+	n := &native{m: m}
 	if cfg != nil {
-		d.cfg = *cfg
+		n.cfg = *cfg
 	}
-	d.log = d.cfg.Logger
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
+	return open(ctx, n, cfg)
+}
+
+// open starts the domain on p, which it takes over.
+func open(ctx context.Context, p platform, cfg *Config) (*Domain, error) {
+	d := &Domain{p: p, log: slog.New(slog.DiscardHandler), changed: make(chan struct{}), number: 1}
+	d.life, d.end = context.WithCancel(context.Background())
+	if cfg != nil && cfg.Logger != nil {
+		d.log = cfg.Logger
 	}
 	if err := d.begin(ctx); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("xen: start the domain: %w", err)
 	}
-	m.SetResume(d.resume)
-	m.SetEnd(func() { d.Close() })
+	p.onResume(d.resume)
+	p.onEnd(func() { d.Close() })
 	return d, nil
 }
 
-// begin is start with a context that also ends when the domain does.
+// begin starts the first incarnation, with a context that also ends when the domain does.
 func (d *Domain) begin(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d.m.SetEnd(cancel)
+	d.p.onEnd(cancel)
 	// A machine in another process may be paused: then its calls wait, and closing it is what ends them.
-	defer context.AfterFunc(ctx, func() { d.m.Close() })()
-	err := d.start(ctx)
+	defer context.AfterFunc(ctx, d.p.abort)()
+	err := d.p.start(ctx)
+	if err == nil {
+		err = d.connect(ctx)
+	}
 	if err != nil && ctx.Err() != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
 	return err
 }
 
-func (d *Domain) start(ctx context.Context) error {
-	var err error
-	if d.info, err = d.m.Reserve(1); err != nil {
-		return fmt.Errorf("shared_info: %w", err)
-	}
-	shared, err := d.mapSharedInfo()
-	if err != nil {
-		return err
-	}
-	if d.events, err = evtchn.NewNative(d.m, shared, d.cfg.Events); err != nil {
-		return err
-	}
-	d.m.SetUpcall(d.events.Upcall)
-	if d.grants, err = grant.NewNative(d.m, d.m, d.cfg.Grants); err != nil {
-		return err
-	}
-	return d.connect(ctx)
-}
-
-// mapSharedInfo has Xen put shared_info into the domain's address space.
-func (d *Domain) mapSharedInfo() (*shm.Region, error) {
-	if err := hypercall.AddToPhysmap(d.m, hypercall.DomSelf, hypercall.SpaceSharedInfo, 0, d.info); err != nil {
-		return nil, fmt.Errorf("shared_info: %w", err)
-	}
-	shared, err := d.m.View(d.info, 1, true)
-	if err != nil {
-		return nil, fmt.Errorf("shared_info: %w", err)
-	}
-	if !d.adoptSharedInfo(shared) {
-		shared.Close()
-		return nil, net.ErrClosed
-	}
-	return shared, nil
-}
-
-func (d *Domain) adoptSharedInfo(shared *shm.Region) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return false
-	}
-	d.shared = shared
-	return true
-}
-
-// connect connects to Xenstore over the page and the port that the toolstack gave the domain, and reads who the domain is.
+// connect connects to Xenstore, and reads who the domain is.
 func (d *Domain) connect(ctx context.Context) error {
-	client, err := d.dialStore()
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	client, err := d.p.dialStore(ctx)
 	if err != nil {
 		return fmt.Errorf("xenstore: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	if !d.adoptStore(client) {
 		client.Close()
 		return net.ErrClosed
 	}
 	id, name, err := identity(ctx, client)
+	if err == nil {
+		err = d.p.connected(ctx, client, id)
+	}
 	if err != nil {
 		return err
 	}
@@ -197,47 +156,6 @@ func (d *Domain) closeStores() error {
 	}
 	return errors.Join(errs...)
 }
-
-func (d *Domain) dialStore() (*xenstore.Client, error) {
-	pfn, err := hypercall.GetParam(d.m, hypercall.DomSelf, hypercall.ParamStorePFN)
-	if err != nil {
-		return nil, err
-	}
-	port, err := hypercall.GetParam(d.m, hypercall.DomSelf, hypercall.ParamStoreEvtchn)
-	if err != nil {
-		return nil, err
-	}
-	if absent(pfn) || absent(port) || port > uint64(^uint32(0)) {
-		return nil, fmt.Errorf("the toolstack gave the domain no page (frame %#x) or port (%d) for it", pfn, port)
-	}
-	page, err := d.m.View(hypercall.GFN(pfn), 1, true)
-	if err != nil {
-		return nil, err
-	}
-	ch, err := d.events.Adopt(hypercall.Port(port))
-	if err != nil {
-		page.Close()
-		return nil, err
-	}
-	conn, err := xenstore.NewRingConn(page, ch, xenstore.RoleClient, d.cfg.Ring)
-	if err != nil {
-		ch.Close()
-		page.Close()
-		return nil, err
-	}
-	return xenstore.NewClient(&ringAndPage{conn, page}, d.cfg.Store), nil
-}
-
-// ringAndPage closes the page after the ring on it.
-type ringAndPage struct {
-	*xenstore.RingConn
-	page *shm.Region
-}
-
-func (r *ringAndPage) Close() error { return errors.Join(r.RingConn.Close(), r.page.Close()) }
-
-// absent reports whether an HVM parameter says that a thing is not there: 0 or all ones do.
-func absent(v uint64) bool { return v == 0 || v == ^uint64(0) }
 
 // identity reads the domain's number and name. A domain without a name is no error.
 func identity(ctx context.Context, c *xenstore.Client) (hypercall.DomID, string, error) {
@@ -288,26 +206,10 @@ func (d *Domain) supersede(cancel context.CancelFunc) {
 }
 
 func (d *Domain) restart(ctx context.Context) error {
-	old := d.sharedInfo()
-	shared, err := d.mapSharedInfo()
-	if err != nil {
-		return err
-	}
-	if err := d.events.Resume(shared); err != nil {
-		return err
-	}
-	d.closeStores() // not before: until then their port would be taken for one of the new incarnation
-	old.Close()
-	if err := d.grants.Resume(); err != nil {
+	if err := d.p.restart(d.closeStores); err != nil {
 		return err
 	}
 	return d.connect(ctx)
-}
-
-func (d *Domain) sharedInfo() *shm.Region {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.shared
 }
 
 // ID returns the domain's number in its present incarnation.
@@ -325,10 +227,10 @@ func (d *Domain) Name() string {
 }
 
 // Grants returns the domain's grant table.
-func (d *Domain) Grants() grant.Table { return d.grants }
+func (d *Domain) Grants() grant.Table { return d.p.grants() }
 
 // Events returns the domain's event channels.
-func (d *Domain) Events() evtchn.Table { return d.events }
+func (d *Domain) Events() evtchn.Table { return d.p.events() }
 
 // Store returns the domain's connection to Xenstore in its present incarnation.
 func (d *Domain) Store() *xenstore.Client {
@@ -358,27 +260,15 @@ func (d *Domain) Close() error {
 		return nil
 	}
 	d.closed = true
-	shared := d.shared
 	d.mu.Unlock()
 	d.end()
 
 	var errs []error
-	add := func(err error) {
+	for _, err := range append([]error{d.closeStores()}, d.p.close()...) {
 		// Where the domain has ended, or become another incarnation at this moment, what there was has gone with it.
 		if !errors.Is(err, net.ErrClosed) && !errors.Is(err, ErrStale) {
 			errs = append(errs, err)
 		}
-	}
-	add(d.closeStores())
-	if d.grants != nil {
-		add(d.grants.Close())
-	}
-	if d.events != nil {
-		add(d.events.Close())
-	}
-	add(d.m.Close())
-	if shared != nil {
-		add(shared.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -10,16 +10,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hvkit/hvkit/sim"
+	"github.com/hvkit/hvkit/sim/simtest"
 	"github.com/hvkit/hvkit/xen"
 )
 
 func TestLookup(t *testing.T) {
-	h := sim.NewHost(nil)
-	defer h.Close()
-	a, err := h.NewDomain(&sim.DomainConfig{Name: "alpha"})
-	require.NoError(t, err)
-	b, err := h.NewDomain(&sim.DomainConfig{Name: "beta"})
-	require.NoError(t, err)
+	h := simtest.NewHost(t, nil)
+	a, b := simtest.NewDomain(t, h, "alpha"), simtest.NewDomain(t, h, "beta")
 	ctx, d := t.Context(), a.Xen()
 
 	id, err := d.Lookup(ctx, "beta")

@@ -2,7 +2,6 @@ package xen
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
@@ -21,20 +20,22 @@ const (
 )
 
 // Open finds the platform that this program runs on and returns the domain that it is. Where HVKIT_HOST is set that is a domain of a
-// simulated host, named by HVKIT_TOKEN or HVKIT_DOMAIN. Otherwise the error is errors.ErrUnsupported: Xen's devices on Linux are not
-// supported yet.
+// simulated host, named by HVKIT_TOKEN or HVKIT_DOMAIN. Otherwise it is the domain of this Linux kernel, through its devices (see
+// [OpenLinux]). Where there are none the error is [errors.ErrUnsupported].
 //
 // ctx bounds the opening only. Close the domain after use.
 func Open(ctx context.Context) (*Domain, error) { return OpenConfig(ctx, nil) }
 
 // OpenConfig is Open with a configuration.
 func OpenConfig(ctx context.Context, cfg *Config) (*Domain, error) {
-	socket := os.Getenv(EnvHost)
-	if socket == "" {
-		return nil, fmt.Errorf("xen: open: %s names no simulated host, and Xen's devices are not supported yet: %w",
-			EnvHost, errors.ErrUnsupported)
+	if socket := os.Getenv(EnvHost); socket != "" {
+		return Join(ctx, socket, os.Getenv(EnvToken), os.Getenv(EnvDomain), cfg)
 	}
-	return Join(ctx, socket, os.Getenv(EnvToken), os.Getenv(EnvDomain), cfg)
+	d, err := OpenLinux(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("xen: open: %s names no simulated host: %w", EnvHost, err)
+	}
+	return d, nil
 }
 
 // Join joins the simulated host that serves the Unix socket: as the domain that the token claims or, where the token is empty, as a

@@ -204,7 +204,7 @@ func (b *bench) store(kind, name string, n int, c string) error {
 	if n > 1 {
 		c = ""
 		for i := range n {
-			token, err := b.crew.token(fmt.Sprintf("client-%d-%d", b.done, i)) // those of before may not have gone yet
+			token, err := b.crew.token(fmt.Sprintf("client-%d", i))
 			if err != nil {
 				return err
 			}

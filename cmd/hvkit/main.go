@@ -97,8 +97,8 @@ func run(ctx context.Context, args []string, s *streams) (code int) {
 	}
 	name := commandName(parsed.Command())
 	err = parsed.Run()
-	if err == nil {
-		err = out.err()
+	if unwritten := out.err(); unwritten != nil { // an error of the command's own is that one, or a consequence
+		err = unwritten
 	}
 	if err != nil {
 		return fail(ctx, s.err, name, err)

@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hvkit/hvkit/internal/leaktest"
 	"github.com/hvkit/hvkit/internal/selfexec"
 )
 
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 	os.Setenv(asCommand, "1")
 	os.Setenv("XDG_RUNTIME_DIR", dir)
 	os.Setenv("TMPDIR", dir)
-	code := m.Run()
+	code := leaktest.Run(m)
 	left, err := os.ReadDir(dir)
 	if code == 0 && (err != nil || len(left) > 0) {
 		println("the tests left files in", dir)

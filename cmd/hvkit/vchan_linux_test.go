@@ -247,7 +247,7 @@ func TestProxy(t *testing.T) {
 	echoServer(t, unix)
 	var proxies []*process
 	proxy := func(name, from, to string) *process {
-		p := spawn(t, "vchan", "proxy", "--domain", name, from, to)
+		p := spawn(t, "vchan", "proxy", "--timeout", "0", "--domain", name, from, to)
 		p.errs.await(t, " -> "+to)
 		proxies = append(proxies, p)
 		return p

@@ -39,7 +39,7 @@ asks as domain 0: at --socket, the simulated host's Xenstore socket, or Xen's ow
 type storeFlags struct {
 	joinFlags
 	Socket  string        `env:"XENSTORED_PATH" placeholder:"PATH" help:"Socket of a Xenstore server, or a kernel's device (${env})."`
-	Timeout time.Duration `default:"10s" help:"How long the store may take to answer."`
+	Timeout time.Duration `default:"10s" help:"How long the store may take to answer; 0 waits for ever."`
 }
 
 // open connects to the store.

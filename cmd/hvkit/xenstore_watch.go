@@ -54,7 +54,9 @@ func (c *xenstoreWatchCmd) Run(ctx context.Context, s *streams, x *xenstoreCmd) 
 	for n := 0; c.Count <= 0 || n < c.Count; n++ {
 		select {
 		case e := <-events:
-			c.print(s.out, e)
+			if err := c.print(s.out, e); err != nil {
+				return err
+			}
 		case err := <-failed:
 			return err
 		}
@@ -64,7 +66,7 @@ func (c *xenstoreWatchCmd) Run(ctx context.Context, s *streams, x *xenstoreCmd) 
 
 // dial connects within the timeout; the watching itself has none.
 func (f *storeFlags) dial(ctx context.Context) (*xenstore.Client, func(), error) {
-	ctx, cancel := context.WithTimeout(ctx, f.Timeout)
+	ctx, cancel := within(ctx, f.Timeout)
 	defer cancel()
 	return f.open(ctx)
 }
@@ -84,13 +86,14 @@ func follow(ctx context.Context, store *xenstore.Client, path string, to chan<- 
 	return nil
 }
 
-func (c *xenstoreWatchCmd) print(w io.Writer, e watchEvent) {
+func (c *xenstoreWatchCmd) print(w io.Writer, e watchEvent) (err error) {
 	switch {
 	case c.JSON:
-		json.NewEncoder(w).Encode(e)
+		err = json.NewEncoder(w).Encode(e)
 	case e.Missed > 0:
-		fmt.Fprintf(w, "%s (and %d more below it)\n", e.Path, e.Missed)
+		_, err = fmt.Fprintf(w, "%s (and %d more below it)\n", e.Path, e.Missed)
 	default:
-		fmt.Fprintln(w, e.Path)
+		_, err = fmt.Fprintln(w, e.Path)
 	}
+	return err
 }

@@ -5,16 +5,16 @@ package main
 import (
 	"context"
 	"io"
-	"net"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hvkit/hvkit/internal/leaktest"
 	"github.com/hvkit/hvkit/internal/selfexec"
 	"github.com/hvkit/hvkit/sim"
+	"github.com/hvkit/hvkit/sim/simtest"
 	"github.com/hvkit/hvkit/xen"
 	"github.com/hvkit/hvkit/xen/vchan"
 )
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	leaktest.Main(m)
 }
 
 func TestReadmeHasTheProgram(t *testing.T) {
@@ -39,20 +39,8 @@ func TestReadmeHasTheProgram(t *testing.T) {
 }
 
 func TestEcho(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), "host.sock")
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: socket, Net: "unixpacket"})
-	require.NoError(t, err)
-	host := sim.NewHost(&sim.HostConfig{Shared: true})
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		host.Serve(context.Background(), l, &sim.ServeConfig{Open: true})
-	}()
-	t.Cleanup(func() {
-		host.Close()
-		<-served
-	})
-
+	host := simtest.NewHost(t, &sim.HostConfig{Shared: true})
+	socket := simtest.Serve(t, host, nil)
 	program, err := selfexec.Command(context.Background())
 	require.NoError(t, err)
 	program.Env = append(os.Environ(), asEcho+"=1", xen.EnvHost+"="+socket, xen.EnvDomain+"=server")

@@ -106,11 +106,28 @@ func (m *Machine) forward(gen uint32, c *hypercall.Call, use func(*Message, FDs)
 	return result, err
 }
 
+// toldError is an error of the host's, in its words.
+type toldError struct {
+	text string
+	err  error
+}
+
+func (e *toldError) Error() string { return e.text }
+func (e *toldError) Unwrap() error { return e.err }
+
+// inWords says an error as the host does, if it does. Hypercalls have numbers only.
+func inWords(err error, text string) error {
+	if text == "" || text == err.Error() {
+		return err
+	}
+	return &toldError{text, err}
+}
+
 // plain is a request whose reply is nothing but success, on which done acts, or an error.
 func (m *Machine) plain(msg *Message, done func(), fds ...int) error {
 	return m.request(msg, fds, func(r *Message, _ FDs) error {
 		if err := failure(r); err != nil {
-			return err
+			return inWords(err, r.Text)
 		}
 		if done != nil {
 			done()

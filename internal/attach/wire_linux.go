@@ -130,5 +130,19 @@ func descriptors(oob []byte) (FDs, error) {
 // SetSendDeadline bounds how long a Send, also one under way, may wait for the peer to take messages.
 func (c *Conn) SetSendDeadline(t time.Time) error { return c.sock.SetWriteDeadline(t) }
 
+// HungUp reports whether the peer has closed its end, by dying for example, or this end was closed. What the peer sent before may not have
+// been received yet.
+func (c *Conn) HungUp() bool {
+	raw, err := c.sock.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var n int
+	err = raw.Control(func(fd uintptr) {
+		n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}, 0)
+	})
+	return err != nil || n > 0
+}
+
 // Close ends the connection. A Receive under way returns.
 func (c *Conn) Close() error { return c.sock.Close() }

@@ -37,6 +37,7 @@ const (
 // allocate. The zero value never looks.
 type Waiter struct {
 	max    time.Duration // 0: never looks
+	yield  func()        // yieldThread, but in tests
 	window atomic.Int64  // time.Duration
 	spins  atomic.Uint64
 }
@@ -52,6 +53,7 @@ func New(max time.Duration) *Waiter {
 // Init is New for a waiter that is part of something. Nobody may use it yet.
 func (w *Waiter) Init(max time.Duration) {
 	refreshPlaces()
+	w.yield = yieldThread
 	switch {
 	case max < 0 || runtime.NumCPU() == 1 || runtime.GOMAXPROCS(0) == 1:
 		w.max = 0
@@ -135,7 +137,7 @@ func (w *Waiter) spin(look func() bool, wake <-chan struct{}, begin, window time
 			runtime.Gosched()
 		case past >= yield:
 			yield = 2 * past
-			yieldThread()
+			w.yield()
 			if now()-begin-past > longYield {
 				w.shrink(window)
 				return look()

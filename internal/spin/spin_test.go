@@ -16,7 +16,7 @@ func always() bool { return true }
 
 // newWaiter returns a waiter with a window, as on a machine with two processors at least.
 func newWaiter(maximum, window time.Duration) *Waiter {
-	w := &Waiter{max: maximum}
+	w := &Waiter{max: maximum, yield: yieldThread}
 	w.window.Store(int64(window))
 	return w
 }
@@ -113,6 +113,34 @@ func TestPlaces(t *testing.T) {
 	}
 	all.Wait()
 	require.Zero(t, looking.Load())
+}
+
+// A thread that got its processor back late is not to have it for long: it stops looking, and looks less long the next time.
+func TestLongYield(t *testing.T) {
+	places.Store(1)
+	defer refreshPlaces()
+	w := newWaiter(time.Hour, time.Hour)
+	var yields, afterwards int
+	w.yield = func() {
+		yields++
+		for start := now(); now()-start <= longYield; { // somebody else runs
+		}
+	}
+	look := func() bool { // patient, but not for ever
+		if yields > 0 {
+			afterwards++
+		}
+		return afterwards > 1e6
+	}
+	again, _ := w.Spin(look, nil)
+	require.False(t, again)
+	require.Equal(t, 1, yields)
+	require.Equal(t, 1, afterwards, "one last look")
+	require.Equal(t, time.Hour/2, w.Window())
+	require.Zero(t, looking.Load())
+
+	again, _ = w.Spin(func() bool { return yields > 1 }, nil)
+	require.True(t, again, "what came while others ran is seen")
 }
 
 // A goroutine of this process that is waited for runs, even if there is but one thread for both.

@@ -15,9 +15,17 @@ func TestMain(m *testing.M) { os.Exit(testbedtest.Main(m)) }
 func TestSuites(t *testing.T) {
 	h := testbedtest.Host(t, testbed.XenAMD64)
 	run := func(t *testing.T, d *testbed.Domain) {
-		t.Run("Xenstore", func(t *testing.T) {
-			testbedtest.Run(t, d, "github.com/hvkit/hvkit/xen/xenstore", "-test.run=^TestRealServer$", "-test.v")
-		})
+		for _, suite := range []struct{ name, pkg, run string }{
+			{"Xenstore", "xen/xenstore", "^TestRealServer$"},
+			{"Hypercalls", "xen/hypercall", "^TestLinux"},
+			{"Events", "xen/evtchn", "^TestLinuxConformance$"},
+			{"Grants", "xen/grant", "^TestLinuxConformance$"},
+			{"Vchan", "xen/vchan", "^TestLinux"},
+		} {
+			t.Run(suite.name, func(t *testing.T) {
+				testbedtest.Run(t, d, "github.com/hvkit/hvkit/"+suite.pkg, "-test.run="+suite.run, "-test.v")
+			})
+		}
 	}
 	t.Run("dom0", func(t *testing.T) { run(t, h.Dom0()) })
 	for _, kind := range []string{"pv", "pvh"} {

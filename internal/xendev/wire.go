@@ -10,7 +10,7 @@ type Request uint32
 
 // The requests of /dev/xen/evtchn. Those that bind return the port.
 const (
-	EvtchnBindVIRQ        Request = 4<<16 | 'E'<<8 | 0
+	EvtchnBindVIRQ        Request = 4<<16 | 'E'<<8
 	EvtchnBindInterdomain Request = 8<<16 | 'E'<<8 | 1
 	EvtchnBindUnboundPort Request = 4<<16 | 'E'<<8 | 2
 	EvtchnUnbind          Request = 4<<16 | 'E'<<8 | 3
@@ -28,7 +28,7 @@ const (
 
 // The requests of /dev/xen/gntdev. Their sizes count one reference. GntdevSetUnmapNotify is gntalloc's number.
 const (
-	GntdevMap            Request = 24<<16 | 'G'<<8 | 0
+	GntdevMap            Request = 24<<16 | 'G'<<8
 	GntdevUnmap          Request = 16<<16 | 'G'<<8 | 1
 	GntdevSetUnmapNotify Request = 16<<16 | 'G'<<8 | 7
 	GntdevCopy           Request = 16<<16 | 'G'<<8 | 8
@@ -36,7 +36,7 @@ const (
 
 // The requests of /dev/xen/privcmd.
 const (
-	PrivcmdHypercall    Request = 48<<16 | 'P'<<8 | 0
+	PrivcmdHypercall    Request = 48<<16 | 'P'<<8
 	PrivcmdMmapBatchV2  Request = 32<<16 | 'P'<<8 | 4
 	PrivcmdMmapResource Request = 32<<16 | 'P'<<8 | 7
 )

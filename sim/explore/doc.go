@@ -51,9 +51,10 @@
 //
 // A run fails when an oracle does ([World.Always], [World.Finally], [Task.Fatalf]), when a party panics, when no party can go on and
 // one has not ended (a deadlock; a lost wakeup where that party has something to do), or when it does not end within a number of steps (a
-// livelock). [Check] then makes the schedule shorter, prints it as a sequence diagram, and says how to replay it:
+// livelock; with Config.Merge also when it comes back to a state that it was in). [Check] then makes the schedule shorter, prints it as a
+// sequence diagram, and says how to replay it:
 //
-//	HVKIT_REPLAY='TestRing@12=1,40=1' go test -run '^TestRing$' ./...
+//	HVKIT_REPLAY='TestRing@+12=1,40=1' go test -run '^TestRing$' ./...
 //
 // A schedule is written as the points where it deviates from the fixed order. It stays valid as long as the code's steps do.
 //

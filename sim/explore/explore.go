@@ -148,7 +148,7 @@ func (x *exploration) search() {
 	for {
 		rec := &recorder{picker: p}
 		w := x.world(rec)
-		w.merge, w.seen = x.cfg.Merge, seen
+		w.merge, w.seen, w.path = x.cfg.Merge, seen, make(map[uint64]bool)
 		w.run(x.scenario)
 		x.report.add(w, uint64(x.report.Runs))
 		if w.failure != nil {

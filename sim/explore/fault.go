@@ -66,6 +66,16 @@ func (w *World) offered() (set uint32) {
 	return set
 }
 
+// unfired returns the faults that have not happened.
+func (w *World) unfired() (left []*Fault) {
+	for _, f := range w.faults {
+		if !f.fired {
+			left = append(left, f)
+		}
+	}
+	return left
+}
+
 // unseen leaves out those that lead to where the search was before.
 func (w *World) unseen(set uint32) uint32 {
 	for rest := set; rest != 0; rest &= rest - 1 {

@@ -22,6 +22,9 @@ type Machine interface {
 // under the domain's name and the frame number. Upcalls are taken in by a party of their own, a daemon, so that events can be late.
 // Config.Merge must not be set, since what a hypercall changes is no part of the state.
 func (w *World) Machine(name string, m Machine) Machine {
+	if w.merge {
+		panic("explore: Config.Merge is set, and what a hypercall changes is no part of the state")
+	}
 	e := &machine{Machine: m, w: w, name: name, events: w.Event("upcall of " + name)}
 	w.Daemon(name+" vCPU", e.vcpu)
 	return e

@@ -35,8 +35,9 @@ func (o *watch) BeforeAccess(a shm.Access) {
 	t.step(op{code: codes[a.Kind], mem: o.mem, region: a.Region, off: a.Off, n: a.Len})
 }
 
-// Watch makes every access that a party makes to the region a step. name stands for the memory in listings; regions over the same pages
-// are watched under the same name. field names what lies at an offset, for listings; it may be nil.
+// Watch makes every access that a party makes to the region a step. name stands for the memory in listings; regions over the same pages,
+// at the same offsets, are watched under the same name. Where Config.Merge is set the first of them is looked at for what the memory holds:
+// nothing may close it. field names what lies at an offset, for listings; it may be nil.
 func (w *World) Watch(name string, r *shm.Region, field func(off, n int) string) {
 	var m *memory
 	for _, known := range w.memories {
@@ -54,17 +55,20 @@ func (w *World) Watch(name string, r *shm.Region, field func(off, n int) string)
 	r.Observe(&watch{w: w, mem: m, region: r})
 	if w.merge && m.shadow == nil {
 		m.shadow = make([]uint64, r.Size()/8)
-		m.look(r, 0, r.Size())
+		m.look(0, r.Size())
 	}
 }
 
 // look takes over what the words of a span are now.
-func (m *memory) look(r *shm.Region, off, n int) {
+func (m *memory) look(off, n int) {
+	if m.region.Closed() {
+		panic("explore: the first region that was watched as " + m.name + " was closed: what the memory holds cannot be seen")
+	}
 	first, end := off/8, min((off+n+7)/8, len(m.shadow))
 	var buf [512]byte
 	for first < end {
 		some := buf[:min(len(buf), (end-first)*8)]
-		r.CopyOut(some, first*8)
+		m.region.CopyOut(some, first*8)
 		for ; len(some) > 0; some = some[8:] {
 			now := binary.LittleEndian.Uint64(some)
 			if was := m.shadow[first]; was != now {

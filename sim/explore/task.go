@@ -104,6 +104,14 @@ func (t *Task) Name() string { return t.name }
 // Step is a step of the scenario's own, such as an operation of a model that others see.
 func (t *Task) Step(what string) { t.step(op{code: opStep, text: what}) }
 
+// Step is Task.Step for code that a party calls and that does not know which, such as an event handler; outside of parties it does
+// nothing.
+func (w *World) Step(what string) {
+	if t := w.current; t != nil {
+		t.Step(what)
+	}
+}
+
 // Wait waits for the event and takes it. The party must then look whether there is anything to do: events merge, and come for nothing.
 func (t *Task) Wait(e *Event) { t.WaitFor(e, nil) }
 

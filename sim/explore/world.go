@@ -28,6 +28,8 @@ type World struct {
 	points  int   // where there was more than one way to go on
 	moved   *Task // the party that made the last step, where it was the last thing that happened
 	hash    uint64
+	chosen  uint64          // hash of what the set-up chose
+	path    map[uint64]bool // the states of this run, since it left the path of earlier ones
 	reached []string
 	failure *Failure
 	ending  bool
@@ -59,6 +61,7 @@ func (w *World) Finally(name string, check func() error) {
 func (w *World) Choose(what string, n int) int {
 	k := w.choose(n)
 	w.hash = mix(w.hash, uint64(k))
+	w.chosen = mix(w.chosen, uint64(k))
 	w.note(nil, fmt.Sprintf("%s: %d of %d", what, k, n))
 	return k
 }
@@ -131,7 +134,10 @@ func (w *World) advance() bool {
 	k := 0
 	if len(w.runnable) > 1 || offered != 0 {
 		if w.merge && w.pick.fresh() {
-			if w.seen.before(w.state(), w.pick.budget()) {
+			if state := w.state(); w.path[state] {
+				w.fail(Livelock, "", "the parties come back to where they were, and would for ever")
+				return false
+			} else if w.path[state] = true; w.seen.before(state, w.pick.budget()) {
 				w.merged = true
 				return false
 			}
@@ -171,13 +177,12 @@ func (w *World) over() bool {
 	return true
 }
 
-// stuck sees to a run in which nobody can go on: what has not happened happens now; else the run has ended, well or not.
+// stuck sees to a run in which nobody can go on: what has not happened happens now; else the run has ended, well or not. A wakeup that was
+// lost before is not made good by a fault that wakes everybody.
 func (w *World) stuck() bool {
-	for _, f := range w.faults {
-		if !f.fired {
-			w.fire(f)
-			return w.check()
-		}
+	if left := w.unfired(); len(left) > 0 && !w.overslept() {
+		w.fire(left[w.choose(len(left))])
+		return w.check()
 	}
 	if w.over() {
 		w.conclude()
@@ -198,6 +203,16 @@ func (w *World) stuck() bool {
 	return false
 }
 
+// overslept reports whether somebody waits who has something to do.
+func (w *World) overslept() bool {
+	for _, t := range w.tasks {
+		if !t.done && !t.daemon && t.next.code == opWait && t.next.ready != nil && t.next.ready() {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *World) conclude() {
 	for _, o := range w.finally {
 		if err := o.check(); err != nil {
@@ -210,7 +225,7 @@ func (w *World) conclude() {
 // lookAll takes over what a fault may have written anywhere.
 func (w *World) lookAll() {
 	for _, m := range w.memories {
-		m.look(m.region, 0, m.region.Size())
+		m.look(0, m.region.Size())
 	}
 }
 
@@ -233,7 +248,7 @@ func (w *World) move(t *Task) bool {
 		t.done = true
 	}
 	if w.merge && o.code.writes() {
-		o.mem.look(o.region, o.off, o.n)
+		o.mem.look(o.off, o.n)
 	}
 	if w.listing != nil {
 		w.listing.after(t, &o)
@@ -249,10 +264,18 @@ func (w *World) witness(t *Task, o *op) {
 	}
 	saw := uint64(0)
 	if o.code.reads() {
-		saw = mixBytes(0, peek(o.region, o.off, o.n, w.scratch[:]))
+		saw = w.seenBytes(o)
 	}
 	w.hash = mix(mix(w.hash, h), saw)
 	t.history = mix(mix(t.history, h), saw)
+}
+
+// seenBytes hashes all that a step sees of memory.
+func (w *World) seenBytes(o *op) (h uint64) {
+	for off, end := o.off, o.off+o.n; off < end; off += len(w.scratch) {
+		h = mixBytes(h, peek(o.region, off, end-off, w.scratch[:]))
+	}
+	return h
 }
 
 // check asks the oracles.
@@ -274,7 +297,7 @@ func (w *World) state() uint64 { return w.stateAfter(nil) }
 
 // stateAfter hashes what the rest of the run depends on if the fault happens now: not on what the parties saw that it kills.
 func (w *World) stateAfter(fault *Fault) uint64 {
-	h := uint64(w.last)
+	h := mix(w.chosen, uint64(w.last))
 	if fault != nil {
 		h = mixString(h, fault.name)
 	}

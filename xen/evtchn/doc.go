@@ -36,7 +36,8 @@
 // With 2-level channels Xen sets a bit for the port in a page that it shares with the domain, shared_info, and interrupts the domain
 // if the port is not masked. [TwoLevel] is the core: it reads and clears these bits, and knows the race of unmasking. [Native] is the
 // shell: [Native.Upcall], which the platform calls on that interrupt, hands arrivals to whoever waits, and [NewNative] makes the
-// [Table] that drivers use. The suite in evtchntest says what every Table must do.
+// [Table] that drivers use. [OpenLinux] makes one for a program on a Linux kernel, whose device evtchn does the work. The suite in
+// evtchntest says what every Table must do.
 //
 // A peer can send as fast as it likes. Where its target waits with Wait, an event that comes before the one before it has been taken
 // masks the port until the waiter comes back, so that a flood costs one arrival for each Wait, and others nothing.
@@ -46,6 +47,9 @@
 // masked for what is left of that millisecond. So a flood costs at most some 260 thousand short runs a second, and one for each
 // notification that this side chose to send; request and response are never held up, and one-way traffic that comes faster than that is
 // coalesced, and is late by a millisecond at most. The last event is never lost: it stays pending, and arrives when the mask is lifted.
+//
+// With [Linux] a port stays masked in the kernel from when its event was read until Wait has returned or the handler has run; the rest is
+// the same.
 //
 // Both are counted in [Stats].Throttled. An event for a port that nobody has open is counted as spurious, and masks that port.
 //

@@ -36,7 +36,7 @@ func TestE03_CloseDoesNotWaitForTheHandler(t *testing.T) {
 	b.Handle(func() {
 		close(inside)
 		mu.Lock()
-		mu.Unlock()
+		defer mu.Unlock()
 		close(left)
 	})
 	mu.Lock()

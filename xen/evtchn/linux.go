@@ -265,10 +265,17 @@ func (s *session) endBind(ch *deviceChannel) error {
 	if ch == nil || s.ended != nil {
 		return s.ended
 	}
-	ch.kept, ch.arrived = early, early // nobody else has the channel yet
+	ch.begin(early)
 	s.ports[ch.port] = ch
 	s.l.channels.Add(1)
 	return nil
+}
+
+// begin notes what came before the channel was known. Nobody else has it yet.
+func (ch *deviceChannel) begin(early bool) {
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	ch.kept, ch.arrived = early, early
 }
 
 // remove makes the port unknown.

@@ -44,7 +44,8 @@
 //
 // [Table] is what drivers use. [NewNative] makes one for a domain that makes its own hypercalls: a bare guest, or a domain of the
 // simulator. It has a core, [V1], which is the table as a plain data structure, and a shell, [Native], which adds hypercalls, locks
-// and waiting. The suite in granttest says what every Table must do.
+// and waiting. [OpenLinux] makes one for a program on a Linux kernel, whose devices gntalloc and gntdev do the work. The suite in
+// granttest says what every Table must do.
 //
 // # Suspend and resume
 //

@@ -24,6 +24,7 @@ type fakeXen struct {
 	mapped     map[hypercall.GrantHandle]uint64     // where
 	calls      map[uint64]int                       // grant table commands
 	onMap      func(op *hypercall.MapGrantRef)      // instead of success
+	onMapped   func(op *hypercall.MapGrantRef)      // after a success: what Xen says of it is what the caller sees
 	untouched  func(op *hypercall.MapGrantRef) bool // whether Xen does not come to the operation
 	onUnmap    func(op *hypercall.UnmapGrantRef)    // instead of success
 	onCopy     func(op *hypercall.GrantCopy)        // instead of success
@@ -183,6 +184,9 @@ func (x *fakeXen) mapGrant(op *hypercall.MapGrantRef) {
 	if op.Status == 0 {
 		op.Handle = hypercall.GrantHandle(op.HostAddr / shm.PageSize)
 		x.mapped[op.Handle] = op.HostAddr
+		if x.onMapped != nil {
+			x.onMapped(op)
+		}
 	}
 }
 

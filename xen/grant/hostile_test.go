@@ -2,6 +2,7 @@ package grant
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"runtime"
 	"testing"
@@ -253,6 +254,134 @@ func TestG13_XenClearsTheBitsTooEarly(t *testing.T) {
 	require.Equal(t, free+1, n.Stats().Free)
 	unpin(x.frames[0], ref)
 	requireClean(t, n, x)
+}
+
+// G-13: Xen says anything, true or not: statuses, handles, bits of entries that come and go, of pages in use and not. No reference is used
+// twice nor lost, nothing counts below zero, and where Xen tells the truth at last the table can be closed.
+func TestG13_XenLies(t *testing.T) {
+	for seed := range uint64(300) {
+		l := newLiar(t, seed)
+		for range 60 {
+			l.step()
+			l.check()
+		}
+		l.x.onUnmap = func(op *hypercall.UnmapGrantRef) { op.Status = 0 }
+		for ref := range Ref(hypercall.GrantsPerFrame) {
+			unpin(l.x.frames[0], ref)
+		}
+		require.NoError(t, l.n.Close(), "seed %d", seed)
+		require.Empty(t, l.x.alloc, "seed %d", seed)
+	}
+}
+
+// liar is a table on a Xen that lies.
+type liar struct {
+	t      *testing.T
+	seed   uint64
+	rnd    *rand.Rand
+	x      *fakeXen
+	n      *Native
+	failed bool // whether Xen refused to map something
+	open   []*share
+	over   []*share
+	maps   []Mapping
+}
+
+func newLiar(t *testing.T, seed uint64) *liar {
+	l := &liar{t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 13)), x: newFakeXen()}
+	l.x.max = 1
+	l.n = newNative(t, l.x, &Config{Retries: -1})
+	l.x.onMap = func(op *hypercall.MapGrantRef) {
+		op.Status = l.status()
+		l.failed = l.failed || op.Status != hypercall.StatusOkay
+	}
+	l.x.onMapped = func(op *hypercall.MapGrantRef) {
+		handles := []hypercall.GrantHandle{op.Handle, op.Handle, 0, 1, hypercall.NoHandle}
+		op.Handle = handles[l.rnd.IntN(len(handles))]
+	}
+	l.x.onUnmap = func(op *hypercall.UnmapGrantRef) { op.Status = l.status() }
+	l.x.onCopy = func(op *hypercall.GrantCopy) { op.Status = l.status() }
+	return l
+}
+
+// status is what Xen says of an operation.
+func (l *liar) status() hypercall.GrantStatus {
+	statuses := []hypercall.GrantStatus{1, 32767, -1, -32768, hypercall.StatusEagain, hypercall.StatusNotDone}
+	if i := l.rnd.IntN(4 * len(statuses)); i < len(statuses) {
+		return statuses[i]
+	}
+	return hypercall.StatusOkay
+}
+
+func (l *liar) step() {
+	switch l.rnd.IntN(8) {
+	case 0, 1:
+		s, err := l.n.Share(3, 1+l.rnd.IntN(100), ReadWrite)
+		if err != nil {
+			require.True(l.t, errors.Is(err, ErrNoSpace) || errors.Is(err, ErrBusy), "seed %d: %v", l.seed, err)
+			return
+		}
+		l.open = append(l.open, s.(*share))
+	case 2:
+		if len(l.open) > 0 {
+			_, err := l.open[0].End()
+			require.NoError(l.t, err)
+			l.over, l.open = append(l.over, l.open[0]), l.open[1:]
+		}
+	case 3:
+		if len(l.over) > 0 {
+			s, before := l.over[l.rnd.IntN(len(l.over))], l.n.Stats()
+			ending := s.ending
+			e, err := s.End()
+			require.NoError(l.t, err)
+			require.Equal(l.t, ending, e, "seed %d: not what the first end said", l.seed)
+			require.Equal(l.t, before, l.n.Stats(), "seed %d: a second end", l.seed)
+		}
+	case 4:
+		l.failed = false
+		if m, err := l.n.Map(3, refsFrom(8, 1+l.rnd.IntN(5)), ReadWrite); err == nil {
+			require.False(l.t, l.failed, "seed %d: mapped, and Xen refused some of it", l.seed)
+			l.maps = append(l.maps, m)
+		}
+	case 5:
+		if len(l.maps) > 0 {
+			_ = l.maps[0].Close()
+			l.maps = l.maps[1:]
+		}
+	case 6:
+		op := CopyOp{Src: CopyEnd{Dom: 3, Ref: 8}, Dst: CopyEnd{Dom: 3, Ref: 9}, Len: 1}
+		_ = l.n.Copy([]CopyOp{op, op})
+	case 7:
+		for range 30 {
+			set := []func(*shm.Region, Ref){pin, unpin}[l.rnd.IntN(2)]
+			set(l.x.frames[0], Ref(hypercall.NumReservedGrants+l.rnd.IntN(hypercall.GrantsPerFrame-hypercall.NumReservedGrants)))
+		}
+	}
+}
+
+// check counts references: each is free, in one open share, or in quarantine.
+//
+// +checklocksignore: nobody else uses the table.
+func (l *liar) check() {
+	count := make(map[Ref]int)
+	for _, s := range l.open {
+		for _, r := range s.lease.refs {
+			count[r]++
+		}
+	}
+	open := len(count)
+	for b := l.n.v1.oldest; b != nil; b = b.next {
+		for _, r := range b.Refs {
+			count[r]++
+		}
+	}
+	for r, n := range count {
+		require.Equal(l.t, 1, n, "seed %d: reference %d is in use twice", l.seed, r)
+	}
+	st := l.n.Stats()
+	require.Equal(l.t, st.Size-hypercall.NumReservedGrants, st.Free+len(count), "seed %d: references", l.seed)
+	require.Equal(l.t, open, st.Shared, "seed %d", l.seed)
+	require.GreaterOrEqual(l.t, min(st.Quarantined, st.Leaked, st.Mapped), 0, "seed %d", l.seed)
 }
 
 // G-15: no entry is ever of a kind other than the plain one, and what somebody before left of other kinds is taken away.

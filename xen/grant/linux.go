@@ -43,6 +43,10 @@ type Linux struct {
 	mappings handles[*linuxMapping]
 	// +checklocks:mu
 	shared, mapped, leaked int
+	// +checklocks:mu
+	forbidden hypercall.DomID // whose pages Map refuses
+	// +checklocks:mu
+	why error // nil where it refuses nobody's
 
 	maps     atomic.Uint64
 	unmaps   atomic.Uint64
@@ -465,7 +469,7 @@ func (l *Linux) Map(peer hypercall.DomID, refs []Ref, access Access) (Mapping, e
 	}
 	s, err := l.session()
 	if err == nil {
-		err = s.devErr
+		err = errors.Join(s.devErr, l.refusal(peer))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("grant: map %d pages of domain %d: %w", len(refs), peer, err)
@@ -479,6 +483,22 @@ func (l *Linux) Map(peer hypercall.DomID, refs []Ref, access Access) (Mapping, e
 		return nil, errors.Join(fmt.Errorf("grant: map %d pages of domain %d: %w", len(refs), peer, err), m.letGo())
 	}
 	return m, nil
+}
+
+// Forbid is for the platform: Map refuses the pages of that domain from now on, and says why. It takes the place of an earlier one.
+func (l *Linux) Forbid(peer hypercall.DomID, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forbidden, l.why = peer, why
+}
+
+func (l *Linux) refusal(peer hypercall.DomID) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.forbidden != peer {
+		return nil
+	}
+	return l.why
 }
 
 // mapRefs maps pages, with further attempts where it may work later.

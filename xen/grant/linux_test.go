@@ -410,7 +410,7 @@ func TestLinuxNoSpace(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoSpace)
 	_, err = s.End()
 	require.NoError(t, err)
-	s, err = a.Share(2, 10, ReadWrite)
+	_, err = a.Share(2, 10, ReadWrite)
 	require.NoError(t, err)
 }
 
@@ -457,6 +457,19 @@ func TestLinuxResume(t *testing.T) {
 	s, err = a.Share(2, 1, ReadWrite)
 	require.NoError(t, err)
 	m, err = b.Map(1, s.Refs(), ReadOnly)
+	require.NoError(t, err)
+	require.NoError(t, m.Close())
+}
+
+func TestLinuxForbid(t *testing.T) {
+	_, a, b := modelPair(t)
+	s, err := a.Share(2, 1, ReadWrite)
+	require.NoError(t, err)
+	b.Forbid(1, errors.ErrUnsupported)
+	_, err = b.Map(1, s.Refs(), ReadWrite)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	b.Forbid(2, errors.ErrUnsupported)
+	m, err := b.Map(1, s.Refs(), ReadWrite)
 	require.NoError(t, err)
 	require.NoError(t, m.Close())
 }

@@ -108,21 +108,67 @@ func benchSides(b *testing.B) (x, y granttest.Side) {
 	return newSide(b, host, "x"), newSide(b, host, "y")
 }
 
-// G-12: pages of a domain that died can be unmapped as ever, and stay readable until then.
+// G-12: pages of a domain that died can be unmapped as ever, and stay readable until then; nobody else gets them meanwhile.
 func TestG12_PeerDiesWhileMapped(t *testing.T) {
 	host := sim.NewHost(nil)
 	defer host.Close()
 	a, b := newSide(t, host, "a"), newSide(t, host, "b")
 	s, err := a.Table.Share(b.ID, 2, grant.ReadWrite)
 	require.NoError(t, err)
+	refs := s.Refs()
 	s.Region().Store8(0, 7)
-	m, err := b.Table.Map(a.ID, s.Refs(), grant.ReadWrite)
+	ca, err := a.Events.AllocUnbound(b.ID)
 	require.NoError(t, err)
+	cb, err := b.Events.BindInterdomain(a.ID, ca.Port())
+	require.NoError(t, err)
+	m, err := b.Table.Map(a.ID, refs, grant.ReadWrite)
+	require.NoError(t, err)
+	require.NoError(t, m.SetNotify(grant.Notify{ClearByte: true, Offset: 1, Port: cb.Port()}))
 	require.NoError(t, host.Domain(a.ID).Destroy())
+	require.Contains(t, host.Leaks(), fmt.Sprintf("domain %d (a): dead, and others have pages of it mapped", a.ID))
+
+	others := make([]grant.Share, 20)
+	for i := range others {
+		others[i], err = b.Table.Share(a.ID, 2, grant.ReadWrite)
+		require.NoError(t, err)
+		others[i].Region().Store8(0, 9)
+	}
 	require.True(t, m.Region().Load8(0).Is(7))
-	require.NoError(t, m.Close())
-	_, err = b.Table.Map(a.ID, s.Refs(), grant.ReadWrite)
+	require.NoError(t, m.Close(), "there is nobody to be notified, which is no error")
+	require.NoError(t, cb.Close())
+	for _, o := range others {
+		e, err := o.End()
+		require.NoError(t, err)
+		require.Equal(t, grant.Reclaimed, e)
+	}
+	_, err = b.Table.Map(a.ID, refs, grant.ReadWrite)
 	require.ErrorIs(t, err, hypercall.StatusBadDomain)
+	require.Empty(t, host.Leaks())
+}
+
+// G-12: a domain dies while it has pages of this one mapped, some of them ended. Xen lets go of them, and all of them are here again
+// without a word of the dead.
+func TestG12_MapperDies(t *testing.T) {
+	host := sim.NewHost(nil)
+	defer host.Close()
+	a, b := newSide(t, host, "a"), newSide(t, host, "b")
+	ended, err := a.Table.Share(b.ID, 3, grant.ReadWrite)
+	require.NoError(t, err)
+	open, err := a.Table.Share(b.ID, 3, grant.ReadWrite)
+	require.NoError(t, err)
+	for _, s := range []grant.Share{ended, open} {
+		_, err := b.Table.Map(a.ID, s.Refs(), grant.ReadWrite)
+		require.NoError(t, err)
+	}
+	e, err := ended.End()
+	require.NoError(t, err)
+	require.Equal(t, grant.Busy, e)
+	require.Equal(t, 3, a.Table.(*grant.Native).Reap())
+	require.NoError(t, host.Domain(b.ID).Destroy())
+	require.Zero(t, a.Table.(*grant.Native).Reap())
+	e, err = open.End()
+	require.NoError(t, err)
+	require.Equal(t, grant.Reclaimed, e)
 	require.Empty(t, host.Leaks())
 }
 

@@ -2,8 +2,8 @@ package hypercall
 
 import "github.com/hvkit/hvkit/shm"
 
-// Caller makes hypercalls, as one domain. Implementations are the simulator (in this process or another), /dev/xen/privcmd, and the
-// bare VMCALL, VMMCALL and HVC instructions. A Caller is safe for concurrent use.
+// Caller makes hypercalls, as one domain. Implementations are the simulator (in this process or another), [Privcmd], and the bare
+// VMCALL, VMMCALL and HVC instructions. A Caller is safe for concurrent use.
 //
 // Programs use the typed functions of this package ([MapGrants], [SendEvent], ...), which build the [Call].
 type Caller interface {

@@ -1,6 +1,7 @@
 package hypercall_test
 
 import (
+	"errors"
 	"os"
 	"testing"
 
@@ -18,6 +19,9 @@ func realPrivcmd(t *testing.T) *hypercall.Privcmd {
 	p, err := hypercall.OpenPrivcmd()
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
+	if _, _, err := hypercall.Version(p); errors.Is(err, hypercall.EPERM) && os.Getenv("HVKIT_TESTBED_INSIDE") != "dom0" {
+		t.Skip("this kernel lets no program of an ordinary domain make hypercalls")
+	}
 	return p
 }
 

@@ -43,6 +43,8 @@ func seed(t *testing.T) uint64 {
 // right after every step. Its seed gives the same choices again, though not the same order of the goroutines.
 //
 // It takes about two seconds, or with HVKIT_LONG a minute.
+//
+// +checklocksignore: what is looked at here, nobody else has any more.
 func TestXS20_Histories(t *testing.T) {
 	begin := seed(t)
 	end := time.Now().Add(2 * time.Second)

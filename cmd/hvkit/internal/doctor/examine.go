@@ -69,7 +69,7 @@ func Healthy(found []Finding) bool {
 }
 
 func (x *examination) add(topic, name string, s State, detail, mend string) {
-	if s == OK || s == Note {
+	if s == OK {
 		mend = ""
 	}
 	x.found = append(x.found, Finding{topic, name, s, detail, mend})
@@ -119,8 +119,10 @@ func (x *examination) below() string {
 	return "none that is seen"
 }
 
-// minFiles is how many descriptors a host of some domains with many connections wants.
-const minFiles = 8192
+const (
+	minFiles    = 1024 // descriptors of a host of few domains with few connections
+	enoughFiles = 8192 // of many with many: an event channel between two processes takes four, and a domain may have 1023
+)
 
 func (x *examination) simulator() {
 	if x.OS != "linux" {
@@ -158,8 +160,13 @@ func (x *examination) files() {
 	switch {
 	case err != nil:
 		x.add(topicSim, "open files", Missing, err.Error(), "")
-	case soft < minFiles:
-		x.add(topicSim, "open files", Missing, fmt.Sprintf("at most %d", soft), fmt.Sprintf("ulimit -n %d", min(max(hard, minFiles), 65536)))
+	case soft < enoughFiles:
+		state, what := Note, "enough for few connections"
+		if soft < minFiles {
+			state, what = Missing, "too few"
+		}
+		mend := fmt.Sprintf("ulimit -n %d", min(max(hard, enoughFiles), 65536))
+		x.add(topicSim, "open files", state, fmt.Sprintf("at most %d: %s", soft, what), mend)
 	default:
 		x.add(topicSim, "open files", OK, fmt.Sprintf("at most %d", soft), "")
 	}

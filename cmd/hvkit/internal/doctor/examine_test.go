@@ -71,15 +71,27 @@ func TestMissing(t *testing.T) {
 	}
 	found := Examine(m)
 	require.False(t, Healthy(found))
-	require.Equal(t, Finding{topicSim, "open files", Missing, "at most 256", "ulimit -n 8192"}, find(t, found, "open files"))
+	require.Equal(t, Finding{topicSim, "open files", Missing, "at most 256: too few", "ulimit -n 8192"}, find(t, found, "open files"))
 	require.Equal(t, "memfd_create: function not implemented", find(t, found, "shared memory").Detail)
 	require.Equal(t, "open: read-only file system", find(t, found, "socket directory").Detail)
+}
+
+// The usual limit does for a demo, and is not called enough.
+func TestFewOpenFiles(t *testing.T) {
+	m := bareMachine()
+	m.Files = func() (uint64, uint64, error) { return 1024, 1 << 20, nil }
+	found := Examine(m)
+	require.True(t, Healthy(found))
+	require.Equal(t, Finding{topicSim, "open files", Note, "at most 1024: enough for few connections", "ulimit -n 65536"},
+		find(t, found, "open files"))
 }
 
 func TestGoThatIsTooOld(t *testing.T) {
 	m := bareMachine()
 	m.LookPath = func(tool string) (string, error) { return "/usr/bin/" + tool, nil }
-	for version, want := range map[string]State{"go1.19.8": Absent, "go1.25": Absent, "go1.26": OK, "go1.30.2": OK, "devel go1.27-abc": OK} {
+	for version, want := range map[string]State{
+		"go1.19.8": Absent, "go1.25": Absent, "go1.26": OK, "go1.30.2": OK, "devel go1.27-abc": OK, "": Absent,
+	} {
 		m.GoVersion = func() string { return version }
 		f := find(t, Examine(m), "go")
 		require.Equal(t, want, f.State, version)

@@ -72,8 +72,11 @@ func inGroup(name string) (in, ok bool) {
 	return false, true
 }
 
+// goVersion asks the go command itself: not one that it fetches because the module of the current directory wants it.
 func goVersion() string {
-	out, err := exec.Command("go", "env", "GOVERSION").Output()
+	cmd := exec.Command("go", "env", "GOVERSION")
+	cmd.Dir, cmd.Env = "/", append(os.Environ(), "GOTOOLCHAIN=local")
+	out, err := cmd.Output()
 	if err != nil {
 		return ""
 	}

@@ -28,6 +28,8 @@ func (x *examination) tools() {
 		switch {
 		case path == "":
 			x.add(topicTools, name, Absent, t.what, x.install(t))
+		case name == "go" && x.GoVersion() == "":
+			x.add(topicTools, name, Absent, path+" does not work", "")
 		case name == "go" && !newEnough(x.GoVersion()):
 			x.add(topicTools, name, Absent, fmt.Sprintf("%s is %s: building needs 1.%d or newer, which go.dev/dl has", path, x.GoVersion(),
 				minGo), "")

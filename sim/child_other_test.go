@@ -2,6 +2,4 @@
 
 package sim_test
 
-func descriptors() []string { return nil }
-
 func runChild() bool { return false }
