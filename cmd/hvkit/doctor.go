@@ -11,7 +11,8 @@ import (
 
 type doctorCmd struct {
 	hostFlags
-	JSON bool `name:"json" help:"Print a list of findings."`
+	JSON     bool `name:"json" help:"Print a list of findings."`
+	UdevRule bool `name:"udev-rule" help:"Print a udev rule that gives the group xen the devices of a Xen domain."`
 }
 
 // Help has the examples.
@@ -22,11 +23,16 @@ tests of the module itself would use. It changes nothing.
 Examples:
 
     hvkit doctor
-    hvkit doctor --json | python3 -m json.tool`
+    hvkit doctor --json | python3 -m json.tool
+    hvkit doctor --udev-rule`
 }
 
 // Run prints what was found.
 func (c *doctorCmd) Run(s *streams) error {
+	if c.UdevRule {
+		_, err := io.WriteString(s.out, doctor.UdevRule)
+		return err
+	}
 	named := c.Host != defaultHostSocket()
 	found := doctor.Examine(doctor.Local(filepath.Dir(c.Host), named, func() bool { return served("unixpacket", c.Host) }))
 	if c.JSON {

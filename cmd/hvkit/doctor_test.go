@@ -17,6 +17,12 @@ func TestDoctorJSON(t *testing.T) {
 	require.NotEmpty(t, found)
 }
 
+func TestDoctorUdevRule(t *testing.T) {
+	stdout, _, code := hvkit(t, "", "doctor", "--udev-rule")
+	require.Zero(t, code)
+	require.Equal(t, doctor.UdevRule, stdout)
+}
+
 func TestPrintFindings(t *testing.T) {
 	var out bytes.Buffer
 	printFindings(&out, []doctor.Finding{

@@ -76,6 +76,9 @@ var rooms = []room{
 // openRooms are packages of their own, with dependencies of their own, that no room imports.
 var openRooms = []string{"cmd/...", "examples/...", "unikernel/...", "internal/house", "internal/testbed/...", "internal/jail/..."}
 
+// heavyRooms are what only the command imports outside tests, because of what they bring along.
+var heavyRooms = []string{"internal/testbed/...", "internal/jail/..."}
+
 // userRooms are what may import sim outside tests.
 var userRooms = []string{"sim/...", "cmd/...", "examples/...", "internal/testbed/..."}
 
@@ -132,6 +135,9 @@ func refuse(s *source, p string) string {
 func refuseInside(dir, to string) string {
 	if matches(to, "sim/...") && !matchesAny(dir, userRooms) {
 		return "only commands, tests and examples use the simulator"
+	}
+	if matchesAny(to, heavyRooms) && !matchesAny(dir, heavyRooms) && !matches(dir, "cmd/...") && !isTestPackage(dir) {
+		return "only the command and tests use it"
 	}
 	if isTestPackage(dir) || matchesAny(dir, openRooms) {
 		return ""
@@ -230,6 +236,12 @@ func TestImportRulesCanFail(t *testing.T) {
 		{"cmd/hvkit/x.go", "github.com/alecthomas/kong", ""},
 		{"cmd/hvkit/x.go", module + "/sim", ""},
 		{"examples/echo/x.go", module + "/sim", ""},
+		{"examples/echo/x.go", module + "/internal/testbed", "only the command and tests"},
+		{"sim/x.go", module + "/internal/testbed", "only the command and tests"},
+		{"sim/x_test.go", module + "/internal/testbed", ""},
+		{"cmd/hvkit/x.go", module + "/internal/testbed", ""},
+		{"internal/testbed/x.go", module + "/internal/testbed/guest", ""},
+		{"internal/testbed/x.go", "github.com/u-root/u-root/pkg/cpio", ""},
 		{"newroom/x.go", module + "/shm", "in no room"},
 		{"newroom/x.go", "example.org/big", "standard library"},
 	} {

@@ -24,8 +24,8 @@ const (
 	DomainImage  = "/boot/initrd"
 )
 
-// startPatience bounds how long a domain may take to start.
-const startPatience = 2 * time.Minute
+// startPatience bounds how long a domain may take to start. It is many times what one takes where nothing else runs.
+const startPatience = 5 * time.Minute
 
 // Domain is a virtual machine of a host, or the one that controls the others. It is safe for concurrent use.
 type Domain struct {

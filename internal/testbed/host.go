@@ -23,8 +23,8 @@ import (
 	"github.com/hvkit/hvkit/internal/testbed/monitor"
 )
 
-// bootPatience bounds a boot. It is many times what one takes.
-const bootPatience = 3 * time.Minute
+// bootPatience bounds a boot. It is many times what one takes where nothing else runs.
+const bootPatience = 5 * time.Minute
 
 // Config is what a host may be told.
 type Config struct {
@@ -376,7 +376,7 @@ func (h *Host) launch(ctx context.Context, e *emulator, args []string, snapshot 
 }
 
 // restorePatience bounds how long a restored host takes to answer.
-const restorePatience = 20 * time.Second
+const restorePatience = time.Minute
 
 // connect waits for the control domain's agent, makes a snapshot where there is to be one, and connects to the agent. The snapshot has
 // the agent as it waits for its first request, so that one who restores it may send that.

@@ -23,11 +23,12 @@ type Node interface {
 	Write(p []byte) (int, error)
 	// Map maps pages at an offset in bytes. Closing the region unmaps them.
 	Map(offset uint64, pages int, writable bool) (*shm.Region, error)
-	// Close closes the device, and what the driver holds for it. A Read under way returns. A second Close returns nil.
+	// Close closes the device, and what the driver holds for it. A Read under way returns; a request under way is waited for. A second
+	// Close returns nil.
 	Close() error
 }
 
-// Pointer says that the word at Off in a structure is the address of Data.
+// Pointer says that the word at Off in a structure is the address of Data, or 0 where that is empty.
 type Pointer struct {
 	Off  int
 	Data []byte

@@ -51,21 +51,21 @@ func (n *node) Ioctl(req Request, arg []byte, ps ...Pointer) (uint64, error) {
 		var pinner runtime.Pinner
 		defer pinner.Unpin()
 		for _, p := range ps {
+			if len(p.Data) == 0 {
+				le.PutUint64(arg[p.Off:], 0) // nothing is there to read
+				continue
+			}
 			data := unsafe.SliceData(p.Data)
 			pinner.Pin(data)
 			le.PutUint64(arg[p.Off:], uint64(uintptr(unsafe.Pointer(data))))
 		}
 	}
-	for {
-		r, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(n.fd), uintptr(req), uintptr(unsafe.Pointer(unsafe.SliceData(arg))))
-		switch errno {
-		case 0:
-			return uint64(r), nil
-		case unix.EINTR:
-		default:
-			return 0, errno
-		}
+	// EINTR is the caller's to judge: the kernel restarts what a signal interrupts, so it is the driver's answer, or Xen's.
+	r, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(n.fd), uintptr(req), uintptr(unsafe.Pointer(unsafe.SliceData(arg))))
+	if errno != 0 {
+		return 0, errno
 	}
+	return uint64(r), nil
 }
 
 // Read implements [Node].
@@ -104,7 +104,7 @@ func (n *node) Map(offset uint64, pages int, writable bool) (*shm.Region, error)
 	return shm.Map(writable, shm.Extent{FD: n.fd, First: int(offset / shm.PageSize), Pages: pages})
 }
 
-// Close implements [Node].
+// Close implements [Node]. It waits for requests under way, which are Xen's to answer.
 func (n *node) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

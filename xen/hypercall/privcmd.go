@@ -26,7 +26,8 @@ type Privcmd struct {
 
 var _ Caller = (*Privcmd)(nil)
 
-// OpenPrivcmd opens the kernel's devices. Close it after use.
+// OpenPrivcmd opens the kernel's devices, of which /dev/xen/hypercall is there since Linux 4.18. Close it after use. A kernel may have them
+// and yet let only a control domain's programs make hypercalls: then each answers EPERM.
 func OpenPrivcmd() (*Privcmd, error) {
 	abi, err := hostABI()
 	if err != nil {

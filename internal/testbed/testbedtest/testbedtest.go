@@ -75,7 +75,7 @@ func Host(tb testing.TB, r *testbed.Recipe) *testbed.Host {
 }
 
 // insideTimeout is how long the tests of a package may take inside, unless -test.timeout is given.
-const insideTimeout = "-test.timeout=3m"
+const insideTimeout = "-test.timeout=5m"
 
 // Run runs the tests of a package in a domain, with flags for the test binary (-test.run and the like). Each test there is a subtest here:
 // it passes, fails or is skipped as that did, and logs what that wrote.

@@ -32,7 +32,7 @@ type Finding struct {
 const (
 	topicMachine = "machine"
 	topicSim     = "simulated host"
-	topicXen     = "Xen (not used yet)"
+	topicXen     = "Xen"
 	topicKVM     = "KVM (not used yet)"
 	topicNet     = "network (not used yet)"
 	topicTools   = "tools"
@@ -203,27 +203,6 @@ func (x *examination) module(name string) bool {
 	}
 	_, err := fs.Stat(x.Root, "sys/module/"+name)
 	return err == nil
-}
-
-var xenDevices = []struct{ path, what, module string }{
-	{"dev/xen/evtchn", "event channels", "xen_evtchn"},
-	{"dev/xen/gntdev", "mapping grants", "xen_gntdev"},
-	{"dev/xen/gntalloc", "sharing memory", "xen_gntalloc"},
-	{"dev/xen/privcmd", "hypercalls", "xen_privcmd"},
-	{"dev/xen/xenbus", "Xenstore", "xenfs"},
-}
-
-func (x *examination) xen() {
-	if x.text("sys/hypervisor/type") != "xen" {
-		x.add(topicXen, "Xen", Absent, "this machine is no Xen domain; the simulated host stands in", "")
-		return
-	}
-	for _, d := range xenDevices {
-		x.device(topicXen, d.path, d.what, x.sudo("modprobe "+strings.ReplaceAll(d.module, "_", "-")), "run as root")
-	}
-	if x.text("proc/xen/capabilities") == "control_d" {
-		x.add(topicXen, "domain 0", Note, "this is the control domain", "")
-	}
 }
 
 func (x *examination) kvm() {

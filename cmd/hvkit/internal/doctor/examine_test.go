@@ -123,10 +123,61 @@ func TestXenDomain(t *testing.T) {
 	found := Examine(m)
 	require.Equal(t, "xen 4.17", find(t, found, "hypervisor below").Detail)
 	require.Equal(t, OK, find(t, found, "/dev/xen/evtchn").State)
-	require.Equal(t, Finding{topicXen, "/dev/xen/gntdev", Absent, "mapping grants; open: permission denied", "run as root"},
-		find(t, found, "/dev/xen/gntdev"))
+	denied := find(t, found, "/dev/xen/gntdev")
+	require.Equal(t, Absent, denied.State)
+	require.Equal(t, "mapping what others share; open: permission denied", denied.Detail)
+	require.Contains(t, denied.Mend, "hvkit doctor --udev-rule | sudo tee /etc/udev/rules.d/")
+	require.Contains(t, denied.Mend, "usermod -aG xen ann")
 	require.Equal(t, "sudo modprobe xen-gntalloc", find(t, found, "/dev/xen/gntalloc").Mend)
+	require.Equal(t, "sudo modprobe xen-privcmd", find(t, found, "/dev/xen/hypercall").Mend)
 	require.Equal(t, Note, find(t, found, "domain 0").State)
+	require.Empty(t, find(t, found, "/dev/xen/xenbus").Mend, "it is no module")
+
+	m.InGroup = func(string) (bool, bool) { return false, false }
+	require.Equal(t, "sudo groupadd --system xen && hvkit doctor", find(t, Examine(m), "/dev/xen/gntdev").Mend)
+	m.InGroup = func(string) (bool, bool) { return true, true }
+	require.Contains(t, find(t, Examine(m), "/dev/xen/gntdev").Mend, "log in again")
+
+	// Root has the server's socket, and does not need the device.
+	root["run/xenstored/socket"] = file("")
+	find(t, Examine(m), "/dev/xen/xenbus")
+	m.IsRoot = true
+	require.Equal(t, OK, find(t, Examine(m), "Xenstore").State)
+}
+
+// An ordinary domain is not asked for what only a control domain's tools use.
+func TestXenGuest(t *testing.T) {
+	m := bareMachine()
+	root := m.Root.(fstest.MapFS)
+	root["sys/hypervisor/type"], root["sys/hypervisor/guest_type"] = file("xen\n"), file("PVH\n")
+	root["sys/module/xen_gntalloc/parameters/limit"] = file("1024\n")
+	found := Examine(m)
+	for _, f := range found {
+		require.NotContains(t, []string{"/dev/xen/privcmd", "domain 0"}, f.Name)
+	}
+	require.Equal(t, Note, find(t, found, "type").State)
+	limit := find(t, found, "gntalloc's limit")
+	require.Equal(t, Note, limit.State)
+	require.Contains(t, limit.Detail, "sudo tee /sys/module/xen_gntalloc/parameters/limit")
+	root["sys/module/xen_gntalloc/parameters/limit"] = file("16384\n")
+	require.Equal(t, OK, find(t, Examine(m), "gntalloc's limit").State)
+}
+
+// The rule names the devices that programs need, and not those that are power over the host.
+func TestUdevRule(t *testing.T) {
+	rule := ""
+	for line := range strings.Lines(UdevRule) {
+		if !strings.HasPrefix(line, "#") {
+			rule += line
+		}
+	}
+	for _, d := range append(xenDevices, xenDevice{name: "xenbus"}) {
+		require.Contains(t, rule, "xen/"+d.name)
+	}
+	for _, d := range privcmdDevices {
+		require.NotContains(t, rule, d.name)
+	}
+	require.Contains(t, rule, `GROUP="`+xenGroup+`"`)
 }
 
 func TestKVM(t *testing.T) {
