@@ -1,0 +1,9 @@
+package guest
+
+import (
+	"testing"
+
+	"github.com/hvkit/hvkit/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
