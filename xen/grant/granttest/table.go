@@ -115,6 +115,16 @@ func end(t *testing.T, s grant.Share, busy bool) {
 	requireEnding(t, e, busy)
 }
 
+// unused returns a reference that grants nothing: one that was taken back. Any other number may be a grant of this domain that is none of
+// the suite's, where a kernel gives them out.
+func unused(t *testing.T, a, b Side) grant.Ref {
+	t.Helper()
+	s := share(t, a, b, 1, grant.ReadWrite)
+	ref := s.Refs()[0]
+	end(t, s, false)
+	return ref
+}
+
 func requireEnding(t *testing.T, e grant.Ending, busy bool) {
 	t.Helper()
 	if e == grant.Surrendered {
@@ -254,7 +264,7 @@ func testMapRefusals(t *testing.T, a, b Side) {
 		refs []grant.Ref
 	}{
 		{"another domain's reference", a.ID, forOther.Refs()},
-		{"an entry that grants nothing", a.ID, []grant.Ref{s.Refs()[0] + 100}},
+		{"an entry that grants nothing", a.ID, []grant.Ref{unused(t, a, b)}},
 		{"a reference beyond the table", a.ID, []grant.Ref{1<<32 - 1}},
 		{"a reference far beyond the table", a.ID, []grant.Ref{1 << 30}},
 		{"no domain", hypercall.DomInvalid, s.Refs()},
@@ -279,7 +289,7 @@ func testMapRefusals(t *testing.T, a, b Side) {
 func testMapAllOrNone(t *testing.T, a, b Side) {
 	s := share(t, a, b, 3, grant.ReadWrite)
 	refs := s.Refs()
-	bad := []grant.Ref{refs[0], refs[1], refs[2] + 100, refs[2]}
+	bad := []grant.Ref{refs[0], refs[1], unused(t, a, b), refs[2]}
 	_, err := b.Table.Map(a.ID, bad, grant.ReadWrite)
 	require.Error(t, err)
 	if mapErr, ok := errors.AsType[*grant.MapError](err); ok {
@@ -517,7 +527,7 @@ func testCopyRefusals(t *testing.T, a, b Side) {
 		{Src: foreign, Dst: at(here, 2, 0), Len: 4},
 		{Src: foreign, Dst: at(here, -1, 0), Len: 4},
 		{Src: here, Dst: foreign, Len: 4},
-		{Src: grant.CopyEnd{Dom: a.ID, Ref: s.Refs()[0] + 100}, Dst: here, Len: 4},
+		{Src: grant.CopyEnd{Dom: a.ID, Ref: unused(t, a, b)}, Dst: here, Len: 4},
 		{Src: grant.CopyEnd{Dom: hypercall.DomInvalid, Ref: 8}, Dst: here, Len: 4},
 		{Src: foreign, Dst: at(here, 1, 0), Len: 4},
 	}
