@@ -194,13 +194,3 @@ func children(t *testing.T) []string {
 	}
 	return all
 }
-
-func TestArm64(t *testing.T) {
-	h := testbedtest.Host(t, testbed.XenARM64)
-	run := func(t *testing.T, d *testbed.Domain) {
-		testbedtest.Run(t, d, "github.com/hvkit/hvkit/shm")
-		testbedtest.Run(t, d, "github.com/hvkit/hvkit/xen/xenstore", "-test.run=^TestRealServer$")
-	}
-	t.Run("dom0", func(t *testing.T) { run(t, h.Dom0()) })
-	t.Run("pvh", func(t *testing.T) { run(t, create(t, h, "pvh")[0]) })
-}

@@ -6,34 +6,45 @@ import (
 
 	"github.com/hvkit/hvkit/internal/testbed"
 	"github.com/hvkit/hvkit/internal/testbed/testbedtest"
-	"github.com/stretchr/testify/require"
 )
 
 func TestMain(m *testing.M) { os.Exit(testbedtest.Main(m)) }
 
-// The suites that any domain can run, in each kind.
-func TestSuites(t *testing.T) {
+// suite is tests of a package that run in a domain.
+type suite struct{ name, pkg, run string }
+
+// suites are those that run in every domain.
+var suites = []suite{
+	{"Memory", "shm", ""},
+	{"Xenstore", "xen/xenstore", "^TestRealServer$"},
+	{"Hypercalls", "xen/hypercall", "^TestLinux"},
+	{"Events", "xen/evtchn", "^TestLinuxConformance$"},
+	{"Grants", "xen/grant", "^TestLinuxConformance$"},
+	{"Vchan", "xen/vchan", "^TestLinuxOneDomain$/^(Placements|Packets|CloseLosesNothing|PeerCloses)$"},
+}
+
+// peerSuites are those that need Xen's own programs beside them, which dom0 has.
+var peerSuites = []suite{
+	{"Libxenvchan", "xen/vchan", "^TestLinux(Serves|Dials)Libxenvchan$"},
+	{"VchanOfTwoUsers", "xen/vchan", "^TestLinuxTwoUsers$"},
+}
+
+func runSuites(t *testing.T, d *testbed.Domain, suites []suite) {
+	for _, s := range suites {
+		t.Run(s.name, func(t *testing.T) { testbedtest.Run(t, d, "github.com/hvkit/hvkit/"+s.pkg, "-test.run="+s.run) })
+	}
+}
+
+func TestAMD64(t *testing.T) {
 	h := testbedtest.Host(t, testbed.XenAMD64)
-	run := func(t *testing.T, d *testbed.Domain) {
-		for _, suite := range []struct{ name, pkg, run string }{
-			{"Xenstore", "xen/xenstore", "^TestRealServer$"},
-			{"Hypercalls", "xen/hypercall", "^TestLinux"},
-			{"Events", "xen/evtchn", "^TestLinuxConformance$"},
-			{"Grants", "xen/grant", "^TestLinuxConformance$"},
-			{"Vchan", "xen/vchan", "^TestLinuxOneDomain$/^(Placements|Packets|CloseLosesNothing|PeerCloses)$"},
-		} {
-			t.Run(suite.name, func(t *testing.T) {
-				testbedtest.Run(t, d, "github.com/hvkit/hvkit/"+suite.pkg, "-test.run="+suite.run, "-test.v")
-			})
-		}
-	}
-	t.Run("dom0", func(t *testing.T) { run(t, h.Dom0()) })
+	t.Run("dom0", func(t *testing.T) { runSuites(t, h.Dom0(), append(peerSuites, suites...)) })
 	for _, kind := range []string{"pv", "pvh"} {
-		t.Run(kind, func(t *testing.T) {
-			d, err := h.Create(t.Context(), &testbed.DomainConfig{Kind: kind})
-			require.NoError(t, err)
-			run(t, d)
-			require.NoError(t, d.Destroy(t.Context()))
-		})
+		t.Run(kind, func(t *testing.T) { runSuites(t, create(t, h, kind)[0], suites) })
 	}
+}
+
+func TestARM64(t *testing.T) {
+	h := testbedtest.Host(t, testbed.XenARM64)
+	t.Run("dom0", func(t *testing.T) { runSuites(t, h.Dom0(), append(peerSuites, suites...)) })
+	t.Run("pvh", func(t *testing.T) { runSuites(t, create(t, h, "pvh")[0], suites) })
 }
