@@ -332,10 +332,9 @@ func (ch *channel) Close() error {
 
 // free gives the port back.
 func (ch *channel) free() error {
-	// Masked, so that an event for this channel does not find the next one that gets the port. Xen clears what is pending when it
-	// closes the port; what is pending now is dropped before, while the port is certainly this channel's.
+	// Masked, so that an event for this channel does not find the next one that gets the port. What is pending Xen clears when it closes
+	// the port.
 	ch.inc.core.Mask(ch.port)
-	ch.inc.core.ClearPending(ch.port)
 	ch.inc.slots[ch.port].CompareAndSwap(ch, nil) // before Xen may give the port to somebody else
 	if now := ch.n.now.Load(); now != ch.inc {
 		// Xen closed it when the domain was suspended. The page may be the next incarnation's by now, and what was done to it above

@@ -230,12 +230,23 @@ func (c *channels) pair() (server, client evtchn.Channel) {
 	return server, client
 }
 
+// secondVCPU takes upcalls in beside the first vCPU of the server: two at the same time, at any step.
+func (c *channels) secondVCPU() {
+	c.w.Go("server vCPU 1", func(t *explore.Task) {
+		for range 2 {
+			c.tables[0].Upcall()
+			t.Step("back from the upcall")
+		}
+	})
+}
+
 // TestExploreCloseInHandler: a channel is closed while its handler runs and events come; the port is then given to another channel, which
 // loses no event of its own.
 func TestExploreCloseInHandler(t *testing.T) {
 	cfg := &explore.Config{Delays: explore.Pick(2, 3, 4), MustReach: []string{"the port is used again", "an event for the second channel"}}
 	explore.Check(t, cfg, func(w *explore.World) {
 		c := newChannels(w)
+		c.secondVCPU()
 		first, sender := c.pair()
 		ended, second := false, evtchn.Channel(nil)
 		afterClose, secondRuns := 0, 0
@@ -295,6 +306,7 @@ func TestExploreCloseInHandler(t *testing.T) {
 func TestExploreMaskedChannel(t *testing.T) {
 	explore.Check(t, &explore.Config{Delays: explore.Pick(2, 3, 4)}, func(w *explore.World) {
 		c := newChannels(w)
+		c.secondVCPU()
 		receiver, sender := c.pair()
 		masked := false
 		receiver.Handle(func() {

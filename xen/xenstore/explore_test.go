@@ -201,3 +201,33 @@ func TestExploreRingReconnect(t *testing.T) {
 		}).Kills(first...)
 	})
 }
+
+// TestExploreRingResume: the domain is saved at any step and goes on elsewhere, where another server serves the page as it was left, and
+// the domain's program, told that it was resumed, asks for a reset. It gets back what it sends from then on, and nothing else.
+func TestExploreRingResume(t *testing.T) {
+	cfg := &explore.Config{Delays: explore.Pick(1, 2, 3), Merge: true, MustReach: []string{"a reset", "resumed with replies under way",
+		"resumed with a full ring"}}
+	explore.Check(t, cfg, func(w *explore.World) {
+		e := newEcho(w, 2*xenstore.RingSize, startIndex(w))
+		server := w.Daemon("server", e.serve)
+		parties := append(e.client(e.ring(xenstore.RoleClient), 0), server)
+		w.Fault("the domain is resumed", func() {
+			if e.sent > e.got {
+				w.Reached("resumed with replies under way")
+			}
+			if e.page.Load32(xenstore.OffReqProd).Unchecked()-e.page.Load32(xenstore.OffReqCons).Unchecked() == xenstore.RingSize {
+				w.Reached("resumed with a full ring")
+			}
+			e.server = e.ring(xenstore.RoleServer)
+			w.Daemon("the next server", e.serve)
+			r := e.ring(xenstore.RoleClient)
+			w.Go("resume", func(t *explore.Task) {
+				if !r.RequestReset() {
+					t.Fatalf("the server has no reset")
+				}
+				e.toServer.Notify()
+				e.client(r, 1)
+			})
+		}).Kills(parties...)
+	})
+}
