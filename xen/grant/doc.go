@@ -47,6 +47,9 @@
 // and waiting. [OpenLinux] makes one for a program on a Linux kernel, whose devices gntalloc and gntdev do the work. The suite in
 // granttest says what every Table must do.
 //
+// A program with several devices gives each of them a [Quota], its own part of the table: then one that is driven to share ever more
+// comes to an end of its own.
+//
 // # Suspend and resume
 //
 // A domain that was suspended and resumed has a new, empty table. Shares and mappings of before are closed by then, and answer
