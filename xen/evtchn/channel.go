@@ -176,6 +176,9 @@ func (ch *channel) settle() error {
 		} else if ch.inc.core.Unmask(ch.port) {
 			err = hypercall.UnmaskPort(ch.inc.c, ch.port)
 		}
+		if ch.n.makeGood(ch.inc, ch.port) {
+			return err
+		}
 		if (s^ch.state.Load())&mask == 0 {
 			// After Close the port may be another channel's already, whose mask this was not to touch.
 			if now := ch.inc.slots[ch.port].Load(); now != nil && now != ch {
@@ -336,14 +339,8 @@ func (ch *channel) free() error {
 	// the port.
 	ch.inc.core.Mask(ch.port)
 	ch.inc.slots[ch.port].CompareAndSwap(ch, nil) // before Xen may give the port to somebody else
-	if now := ch.n.now.Load(); now != ch.inc {
-		// Xen closed it when the domain was suspended. The page may be the next incarnation's by now, and what was done to it above
-		// done to the channel that has the number there.
-		if next := now.slots[ch.port].Load(); next != nil {
-			next.arrive()
-			next.settle()
-		}
-		return nil
+	if ch.n.makeGood(ch.inc, ch.port) {
+		return nil // Xen closed it when the domain was suspended
 	}
 	if err := hypercall.ClosePort(ch.inc.c, ch.port); err != nil {
 		if ch.n.now.Load() != ch.inc {

@@ -174,6 +174,7 @@ func (n *Native) scan() {
 // dispatch hands one arrival to the channel of the port. An event for a port that nobody has open is counted and masked, so that
 // whoever sends it cannot keep this side busy.
 func (n *Native) dispatch(inc *incarnation, port hypercall.Port) {
+	defer n.makeGood(inc, port)
 	ch := inc.slots[port].Load()
 	if ch == nil {
 		n.spurious.Add(1)
@@ -184,6 +185,22 @@ func (n *Native) dispatch(inc *incarnation, port hypercall.Port) {
 		ch.settle() // it was bound meanwhile: the mask may have come after its unmask
 	}
 	ch.arrive()
+}
+
+// makeGood is for whoever has changed what the page has of a port: where the domain was resumed meanwhile, which it reports, the page may be
+// the next incarnation's, and what was done was done to the channel that has the number there. That one may have lost an event, or its mask.
+func (n *Native) makeGood(inc *incarnation, port hypercall.Port) (resumed bool) {
+	now := n.now.Load()
+	if now == inc {
+		return false
+	}
+	if next := now.slots[port].Load(); next != nil {
+		next.arrive()
+		if err := next.settle(); err != nil && next.state.Load()&ended == 0 {
+			n.cfg.Logger.Warn("evtchn: put a port right after a resume", "port", port, "error", err)
+		}
+	}
+	return true
 }
 
 // bind makes a channel of the port that open gets from Xen.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hvkit/hvkit/shm"
 	"github.com/hvkit/hvkit/xen/hypercall"
 )
 
@@ -88,4 +89,65 @@ func TestBindAcrossResumeSparesOthers(t *testing.T) {
 	require.ErrorIs(t, err, hypercall.ErrStale)
 	require.NotNil(t, x.ports[fresh.Port()])
 	require.NoError(t, fresh.Notify())
+}
+
+// E-11: the domain is resumed at any step of what a channel of before does, with the same page: an event that comes to the channel that has
+// the number then arrives, and so does the next.
+func TestE11_ResumeAtEveryStep(t *testing.T) {
+	for name, do := range map[string]func(n *Native, old *channel){
+		"mask":   func(_ *Native, old *channel) { _ = old.Mask() },
+		"unmask": func(_ *Native, old *channel) { _ = old.Unmask() },
+		"close":  func(_ *Native, old *channel) { _ = old.Close() },
+		"upcall": func(n *Native, _ *channel) { n.Upcall() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			steps := 0
+			for resumed := true; resumed; steps++ {
+				resumed = resumeAtStep(t, name, steps, do)
+			}
+			require.Greater(t, steps, 1)
+		})
+	}
+}
+
+// resumeAtStep has the domain resumed before the access that has the number, and reports whether there was one.
+func resumeAtStep(t *testing.T, name string, at int, do func(n *Native, old *channel)) (resumed bool) {
+	n, x := newNative(t, hypercall.X86_64, nil)
+	_, old := pair(t, n, x)
+	x.upcall = nil
+	if name == "unmask" {
+		require.NoError(t, old.Mask())
+	}
+	x.pend(old.port)
+	var fresh, peer *channel
+	step := 0
+	x.info.Observe(hookAgain(x, func() {
+		if !x.mu.TryLock() {
+			return // Xen's own access, in a hypercall, which nothing comes between
+		}
+		x.mu.Unlock()
+		if step++; step != at+1 {
+			return
+		}
+		resumed = true
+		x.gen++
+		x.ports = make(map[hypercall.Port]*hypercall.EvtchnStatus)
+		x.info.CopyIn(0, make([]byte, shm.PageSize))
+		require.NoError(t, n.Resume(x.info))
+		peer, fresh = pair(t, n, x)
+		require.Equal(t, old.port, fresh.port)
+		require.NoError(t, peer.Notify())
+	}))
+	do(n, old)
+	x.info.Observe(nil)
+	if !resumed {
+		return false
+	}
+	x.upcall = n.Upcall
+	n.Upcall()
+	for range 2 {
+		require.NoError(t, fresh.Wait(withinPatience(t)), "resumed before access %d of %s", at+1, name)
+		require.NoError(t, peer.Notify())
+	}
+	return true
 }
