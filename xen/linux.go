@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -49,6 +50,9 @@ type caller interface {
 
 var kernelDevices = devices{
 	guestType: func() string {
+		if runtime.GOARCH != "amd64" {
+			return "" // whatever the kernel calls it there
+		}
 		text, _ := os.ReadFile("/sys/hypervisor/guest_type")
 		return strings.TrimSpace(string(text))
 	},
@@ -126,8 +130,9 @@ func (l *linux) dialStore(ctx context.Context) (*xenstore.Client, error) {
 }
 
 // errOwnPages is why an x86 domain with a translated address space must not map what it granted to itself: a page is in that address space
-// once, so Xen takes it from where the kernel has it (guest_physmap_add_entry), and it is not there again after it was unmapped.
-var errOwnPages = fmt.Errorf("a domain that is not PV loses pages of its own that it maps: %w", errors.ErrUnsupported)
+// once, so Xen takes it from where the kernel has it (guest_physmap_add_entry), and it is not there again after it was unmapped. Xen on
+// arm64 does not look for a page's other places.
+var errOwnPages = fmt.Errorf("an x86 domain that is not PV loses pages of its own that it maps: %w", errors.ErrUnsupported)
 
 // connected sees to it that the domain does itself no harm, and watches for a resume. Nobody tells a program of it, but the kernel
 // registers its watches anew then, those of programs too, and an event comes of each. The toolstack writes domid before the domain runs

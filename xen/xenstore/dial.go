@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"syscall"
+	"time"
 )
 
 // Where servers and kernels offer the store.
@@ -70,8 +72,27 @@ func dial(ctx context.Context, path string) (io.ReadWriteCloser, error) {
 		}
 		return &device{f}, nil
 	}
+	return dialSocket(ctx, path)
+}
+
+// longestWait is where the time between two tries at a busy server ends.
+const longestWait = 50 * time.Millisecond
+
+// dialSocket connects to a server's socket. C's servers let one client at a time wait to be accepted; another one is told EAGAIN, and there
+// is nothing to wait for but time.
+func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", path)
+	for wait := time.Millisecond; ; wait = min(2*wait, longestWait) {
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err == nil || !errors.Is(err, syscall.EAGAIN) {
+			return conn, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, errors.Join(err, context.Cause(ctx))
+		}
+	}
 }
 
 // device is a kernel's device. It takes at most one message with each write and drops what follows (xenbus_file_write).
