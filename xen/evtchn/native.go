@@ -187,8 +187,9 @@ func (n *Native) dispatch(inc *incarnation, port hypercall.Port) {
 	ch.arrive()
 }
 
-// makeGood is for whoever has changed what the page has of a port: where the domain was resumed meanwhile, which it reports, the page may be
-// the next incarnation's, and what was done was done to the channel that has the number there. That one may have lost an event, or its mask.
+// makeGood is for whoever has changed what the page has of a port. Where the domain was resumed meanwhile, which it reports, the page may
+// be the next incarnation's, and what was done was done to the channel that has the number there: that one may have lost an event, or its
+// mask.
 func (n *Native) makeGood(inc *incarnation, port hypercall.Port) (resumed bool) {
 	now := n.now.Load()
 	if now == inc {
