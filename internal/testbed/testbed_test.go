@@ -26,6 +26,7 @@ var suites = []suite{
 // peerSuites are those that need Xen's own programs beside them, which dom0 has.
 var peerSuites = []suite{
 	{"Libxenvchan", "xen/vchan", "^TestLinux(Serves|Dials)Libxenvchan$"},
+	{"EndsWithLibxenvchan", "xen/vchan", "^TestLinuxEndsWithLibxenvchan$"},
 	{"VchanOfTwoUsers", "xen/vchan", "^TestLinuxTwoUsers$"},
 }
 
