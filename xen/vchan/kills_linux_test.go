@@ -144,8 +144,8 @@ func (f *flooder) says(t *testing.T, begin string) {
 	}
 }
 
-// TestLinuxEndsWithLibxenvchan: data goes both ways as fast as it can, and at some time one end closes or is killed. The other sees the end,
-// and Xen's tables hold what they held before.
+// TestLinuxEndsWithLibxenvchan: data goes both ways as fast as it can, and at some time one end closes or is killed. The other sees the
+// end, and Xen's tables hold what they held before.
 func TestLinuxEndsWithLibxenvchan(t *testing.T) {
 	d := needProxy(t)
 	if os.Getenv("HVKIT_TESTBED_INSIDE") != "dom0" {
@@ -182,7 +182,7 @@ func endOnce(t *testing.T, dom int, ours, event string, after time.Duration) {
 	}
 	go func() { _, _ = io.Copy(struct{ io.Writer }{io.Discard}, p.stdout) }()
 	f.says(t, "flood: connected")
-	time.Sleep(after) // the moment is the test's input
+	<-time.After(after) // the moment is the test's input, and not for anything to happen
 	switch event {
 	case "we close":
 		f.ended(t)
