@@ -15,6 +15,7 @@ import (
 
 type testbedCmd struct {
 	Run     testbedRunCmd     `cmd:"" help:"Run a package's tests inside a domain."`
+	Matrix  testbedMatrixCmd  `cmd:"" help:"Run everything in every kind of domain, and write what came of it."`
 	Shell   testbedShellCmd   `cmd:"" help:"Have a shell, or run a command, inside a domain."`
 	Console testbedConsoleCmd `cmd:"" help:"Print what a host's or a domain's console says while it boots."`
 	Fetch   testbedFetchCmd   `cmd:"" help:"Fill the cache, so that nothing is fetched later."`

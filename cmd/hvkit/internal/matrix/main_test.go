@@ -1,0 +1,9 @@
+package matrix
+
+import (
+	"testing"
+
+	"github.com/hvkit/hvkit/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
