@@ -3,6 +3,7 @@ package explore
 import (
 	"errors"
 	"os"
+	"regexp"
 	"strings"
 )
 
@@ -43,7 +44,7 @@ func Check(t TB, c *Config, s Scenario) *Report {
 func pattern(name string) string {
 	parts := strings.Split(name, "/")
 	for i, p := range parts {
-		parts[i] = "^" + p + "$"
+		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
 	}
 	return strings.Join(parts, "/")
 }

@@ -27,7 +27,7 @@ type Config struct {
 	// MustReach names states that some run must reach; see [World.Reached].
 	MustReach []string
 	// Workers is how many goroutines make random runs: GOMAXPROCS if zero. The scenario must then be safe to be set up by several at a
-	// time. The report does not depend on it.
+	// time. The report of runs that do not fail does not depend on it.
 	Workers int
 	// Replay is a schedule, as a [Failure] names it, to run in place of all others.
 	Replay string

@@ -217,6 +217,8 @@ func (x *exploration) failure() *Failure {
 	if w.failure != nil {
 		out = w.failure
 		out.Listing = list.String(w)
+	} else {
+		out.Listing = "The run did not fail again: what the scenario does depends on something beside the schedule.\n"
 	}
 	out.Run, out.Schedule = f.run, f.schedule.String()
 	return out

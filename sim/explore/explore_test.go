@@ -128,7 +128,7 @@ func TestMergingLosesNoOutcome(t *testing.T) {
 		var programs [][]step
 		for range parties {
 			programs = append(programs, rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
-				return step{rapid.IntRange(0, 4).Draw(t, "kind"), rapid.IntRange(0, 1).Draw(t, "at"), rapid.IntRange(1, 3).Draw(t, "value")}
+				return step{rapid.IntRange(0, 7).Draw(t, "kind"), rapid.IntRange(0, 1).Draw(t, "at"), rapid.IntRange(1, 3).Draw(t, "value")}
 			}), 1, steps).Draw(t, "program"))
 		}
 		fault, killer := rapid.Bool().Draw(t, "a fault"), rapid.Bool().Draw(t, "it kills")
@@ -138,10 +138,11 @@ func TestMergingLosesNoOutcome(t *testing.T) {
 				mem := shm.New(1)
 				w.Watch("memory", mem, nil)
 				event := w.Event("event")
-				sums := make([]uint32, len(programs))
+				sums, model := make([]uint32, len(programs)), uint32(0)
+				w.State(func() uint64 { return uint64(model) })
 				var tasks []*explore.Task
 				for i, program := range programs {
-					tasks = append(tasks, w.Go(fmt.Sprint("party ", i), func(*explore.Task) {
+					tasks = append(tasks, w.Go(fmt.Sprint("party ", i), func(task *explore.Task) {
 						for _, s := range program {
 							switch off := s.at * 4; s.kind {
 							case 0:
@@ -154,6 +155,13 @@ func TestMergingLosesNoOutcome(t *testing.T) {
 								event.Notify()
 							case 4:
 								mem.Store16(off+2, uint16(sums[i]))
+							case 5:
+								mem.CopyIn(off, []byte{byte(s.value), byte(sums[i])})
+							case 6: // what is not memory, and known by State alone
+								task.Step("model")
+								model = model*5 + uint32(s.value)
+							case 7:
+								sums[i] += uint32(task.Choose("a number", 2) * s.value)
 							}
 						}
 					}))
@@ -176,7 +184,7 @@ func TestMergingLosesNoOutcome(t *testing.T) {
 					if killer {
 						sums[0] = 0 // what a killed party knew is nobody's any more
 					}
-					seen[fmt.Sprint(sums, woken, mem.Load32(0), mem.Load32(4), event.Pending())] = true
+					seen[fmt.Sprint(sums, model, woken, mem.Load32(0), mem.Load32(4), event.Pending())] = true
 					return nil
 				})
 			})
@@ -330,4 +338,76 @@ func TestWanted(t *testing.T) {
 		require.Equal(t, int(want), explore.Pick(0, 1, 2))
 	}
 	require.NoError(t, os.Unsetenv("HVKIT_EXPLORE"))
+}
+
+// What a clean-up finds after a run that went well is a failure, and after another is not worth a word.
+func TestCleanupFinds(t *testing.T) {
+	leak := func(w *explore.World) {
+		w.Cleanup(func() { require.Equal(w, "nothing", "a page", "what is left") })
+	}
+	_, err := explore.Explore(nil, func(w *explore.World) {
+		leak(w)
+		w.Go("party", func(*explore.Task) {})
+	})
+	require.ErrorContains(t, err, "what is left")
+	_, err = explore.Explore(nil, func(w *explore.World) {
+		leak(w)
+		w.Go("party", func(t *explore.Task) { t.Fatalf("the reason") })
+	})
+	require.ErrorContains(t, err, "the reason")
+	require.NotContains(t, err.Error(), "what is left")
+}
+
+// What is killed does not close what it has open, even where it meant to.
+func TestKillRunsNoDeferredStep(t *testing.T) {
+	_, err := explore.Explore(&explore.Config{Delays: 2}, func(w *explore.World) {
+		mem := shm.New(1)
+		w.Watch("memory", mem, nil)
+		killed := false
+		victim := w.Go("victim", func(t *explore.Task) {
+			defer mem.Store32(0, 2)
+			mem.Store32(0, 1)
+			t.Step("works")
+		})
+		w.Fault("kill -9", func() { killed = !victim.Done() }).Kills(victim)
+		w.Finally("the last word", func() error {
+			if killed && mem.Load32(0).Is(2) {
+				return errors.New("it stored after it was killed")
+			}
+			return nil
+		})
+	})
+	require.NoError(t, err)
+}
+
+// Faults come in the middle of random runs, not only where nobody can go on.
+func TestRandomFaultsComeAtAnyStep(t *testing.T) {
+	r, err := explore.Explore(&explore.Config{Random: 200, Seed: 3}, func(w *explore.World) {
+		steps := 0
+		w.Go("party", func(t *explore.Task) {
+			for range 5 {
+				t.Step("works")
+				steps++
+			}
+		})
+		w.Fault("fault", func() { w.Reached(fmt.Sprint("after ", steps)) })
+	})
+	require.NoError(t, err)
+	require.Subset(t, slices.Collect(maps.Keys(r.States)), []string{"after 1", "after 2", "after 3"})
+}
+
+// A run that does not go wrong again is said to be one.
+func TestFailureThatDoesNotComeAgain(t *testing.T) {
+	runs := 0
+	_, err := explore.Explore(nil, func(w *explore.World) {
+		runs++
+		w.Go("party", func(t *explore.Task) {
+			if runs == 1 {
+				t.Fatalf("once")
+			}
+		})
+	})
+	f, ok := errors.AsType[*explore.Failure](err)
+	require.True(t, ok)
+	require.Contains(t, f.Listing, "did not fail again")
 }

@@ -57,6 +57,9 @@ func (i *incarnation) Hypercall(c *hypercall.Call) (uint64, error) { return i.m.
 
 // call makes a hypercall as a step of the party that runs. What Xen does to shared memory is part of the step.
 func (m *machine) call(by hypercall.Caller, c *hypercall.Call) (uint64, error) {
+	if m.w.unwinding {
+		panic(stopped{}) // of a deferred function
+	}
 	t := m.w.current
 	if t == nil {
 		return by.Hypercall(c)

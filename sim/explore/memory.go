@@ -28,6 +28,9 @@ type watch struct {
 
 // BeforeAccess implements shm.Observer: the access of a party is a step.
 func (o *watch) BeforeAccess(a shm.Access) {
+	if o.w.unwinding {
+		panic(stopped{}) // of a deferred function
+	}
 	t := o.w.current
 	if t == nil {
 		return // of the set-up, a fault or an oracle

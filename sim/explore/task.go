@@ -89,7 +89,7 @@ func (w *World) Daemon(name string, f func(t *Task)) *Task {
 
 // step is where others may come first.
 func (t *Task) step(o op) {
-	if t.w.ending {
+	if t.w.unwinding {
 		panic(stopped{})
 	}
 	t.next = o
@@ -167,13 +167,21 @@ func (t *Task) Errorf(format string, args ...any) {
 // FailNow ends the run; see Errorf.
 func (t *Task) FailNow() { panic(stopped{}) }
 
-// Kill ends a party where it is, as kill -9 does: it makes no further step. It is for faults.
+// Kill ends a party where it is, as kill -9 does: it makes no further step, and where its deferred functions come to one they end, too. What
+// they do beside steps is done. It is for faults.
 func (t *Task) Kill() {
 	if t.done {
 		return
 	}
 	t.w.note(t, "killed")
 	t.done, t.killed = true, true
+	t.unwind()
+}
+
+// unwind ends the party's function.
+func (t *Task) unwind() {
+	t.w.unwinding = true
+	defer func() { t.w.unwinding = false }()
 	t.stop()
 }
 

@@ -33,9 +33,12 @@ type World struct {
 	reached []string
 	failure *Failure
 	ending  bool
-	seen    visited
-	merged  bool
-	listing *listing // nil where nobody reads it
+	// concluded is whether the oracles of the end were asked, and are content.
+	concluded bool
+	unwinding bool // a party's function is being ended
+	seen      visited
+	merged    bool
+	listing   *listing // nil where nobody reads it
 
 	runnable []int // of the present point, kept to save garbage
 	scratch  [64]byte
@@ -111,17 +114,23 @@ func (w *World) recover(who string) {
 	}
 }
 
-// end unwinds what is left.
+// end unwinds what is left. What the clean-up finds counts where the run went to its end: else it finds things half done.
 func (w *World) end() {
 	w.ending = true
 	for _, t := range w.tasks {
 		if !t.done {
-			t.stop()
+			t.unwind()
 		}
 	}
+	w.ending = !w.concluded
 	for i := len(w.cleanup) - 1; i >= 0; i-- {
-		w.cleanup[i]()
+		w.cleanUp(w.cleanup[i])
 	}
+}
+
+func (w *World) cleanUp(f func()) {
+	defer w.recover("the clean-up")
+	f()
 }
 
 // advance makes one step, and reports whether there may be another.
@@ -220,6 +229,7 @@ func (w *World) conclude() {
 			return
 		}
 	}
+	w.concluded = true
 }
 
 // lookAll takes over what a fault may have written anywhere.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/hvkit/hvkit/shm"
@@ -77,9 +78,10 @@ func (e *events) place(port hypercall.Port) (word int, bit uint64) {
 // the domain.
 func (e *events) send(port hypercall.Port) {
 	e.sent[port]++
-	e.owed[port] = true
 	word, bit := e.place(port)
-	if e.or(e.layout.EvtchnPending+word*e.layout.WordBytes, bit)&bit != 0 {
+	was := e.or(e.layout.EvtchnPending+word*e.layout.WordBytes, bit)
+	e.owed[port] = true // from this step on
+	if was&bit != 0 {
 		e.w.Reached("an event merges with one before")
 		return
 	}
@@ -188,6 +190,7 @@ type channels struct {
 func newChannels(w *explore.World) *channels {
 	c := &channels{w: w, host: sim.NewHost(nil), names: []string{"server", "client"}}
 	w.Cleanup(func() {
+		c.requireNoPorts()
 		if err := c.host.Close(); err != nil {
 			w.Errorf("close the host: %v", err)
 		}
@@ -212,6 +215,23 @@ func newChannels(w *explore.World) *channels {
 		c.domains, c.tables, c.info, c.remap = append(c.domains, d), append(c.tables, table), append(c.info, info), append(c.remap, remap)
 	}
 	return c
+}
+
+// requireNoPorts closes the tables of the domains that run, and asks Xen what is open then.
+func (c *channels) requireNoPorts() {
+	for i, table := range c.tables {
+		if c.domains[i].State() != "running" {
+			continue
+		}
+		if err := table.Close(); err != nil && !errors.Is(err, hypercall.ErrStale) {
+			c.w.Errorf("close the table of the %s: %v", c.names[i], err)
+		}
+	}
+	for _, leak := range c.host.Leaks() {
+		if strings.Contains(leak, "port") {
+			c.w.Errorf("Xen says: %s", leak)
+		}
+	}
 }
 
 func (c *channels) must(err error) {
@@ -304,21 +324,30 @@ func TestExploreCloseInHandler(t *testing.T) {
 
 // TestExploreMaskedChannel: events that come while a channel is masked arrive when it is unmasked, one at least.
 func TestExploreMaskedChannel(t *testing.T) {
-	explore.Check(t, &explore.Config{Delays: explore.Pick(2, 3, 4)}, func(w *explore.World) {
+	cfg := &explore.Config{Delays: explore.Pick(2, 3, 4), MustReach: []string{"an event while masked", "the handler runs after an unmask"}}
+	explore.Check(t, cfg, func(w *explore.World) {
 		c := newChannels(w)
 		c.secondVCPU()
 		receiver, sender := c.pair()
-		masked := false
+		masked, owed, held := false, false, false
 		receiver.Handle(func() {
 			if masked {
 				w.Errorf("the handler runs while the channel is masked")
 			}
+			if held {
+				w.Reached("the handler runs after an unmask")
+			}
+			owed, held = false, false
 			w.Step("the handler works")
 		})
 		w.Go("client", func(t *explore.Task) {
 			for range 3 {
 				if err := sender.Notify(); err != nil {
 					t.Fatalf("notify: %v", err)
+				}
+				owed, held = true, masked
+				if masked {
+					w.Reached("an event while masked")
 				}
 			}
 		})
@@ -339,6 +368,9 @@ func TestExploreMaskedChannel(t *testing.T) {
 			bits, err := evtchn.NewTwoLevel(hypercall.X86_64, c.info[0], 1)
 			if err == nil && (bits.Pending(receiver.Port()) || bits.Masked(receiver.Port())) {
 				err = errors.New("an event is left that the handler was not run for, or the port is masked")
+			}
+			if owed {
+				err = errors.Join(err, errors.New("the handler did not run after the last event"))
 			}
 			return err
 		})

@@ -19,10 +19,9 @@ type Limits struct {
 }
 
 // Quota is a table as one device is given it: it shares and maps so many pages at a time and no more, however it is driven, so that what
-// is left is the other devices'. Closing it closes what the device left open, and not the table. It is safe for concurrent use.
-//
-// Pages that a peer keeps after their share has ended do not count: of those the table bounds what one peer may hold
-// ([Config].MaxQuarantine).
+// is left is the other devices'. Pages that a peer keeps after their share has ended count until they are free: a device whose peers keep
+// all that it may share shares nothing more. Closing a quota closes what the device left open, and not the table. It is safe for
+// concurrent use.
 type Quota struct {
 	table  Table
 	limits Limits
@@ -32,7 +31,7 @@ type Quota struct {
 	used Limits
 	// +checklocks:mu
 	closed bool
-	// kept is how many pages peers had mapped when their shares ended, and may have still.
+	// kept is how many pages peers had mapped when their shares ended, and may have still. They are part of used.
 	// +checklocks:mu
 	kept int
 	// open is what the device shares and maps.
@@ -67,8 +66,17 @@ func (e *QuotaError) Error() string {
 // Is reports whether target is [ErrNoSpace].
 func (e *QuotaError) Is(target error) bool { return target == ErrNoSpace }
 
-// reserve counts pages as used, before they are.
+// reserve counts pages as used, before they are. Where there is no room it looks once what peers have let go of.
 func (q *Quota) reserve(op string, want Limits) error {
+	err := q.tryReserve(op, want)
+	if _, full := errors.AsType[*QuotaError](err); full && op == "share" {
+		q.Reap()
+		err = q.tryReserve(op, want)
+	}
+	return err
+}
+
+func (q *Quota) tryReserve(op string, want Limits) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	switch {
@@ -100,20 +108,14 @@ func (q *Quota) adopt(op string, l lent) error {
 	return nil
 }
 
-// release gives back what was reserved; l is what was adopted for it, or nil.
-func (q *Quota) release(was Limits, l lent) {
+// release gives back what was reserved, but for kept pages; l is what was adopted for it, or nil.
+func (q *Quota) release(was Limits, kept int, l lent) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.used.Shared -= was.Shared
+	q.kept += kept
+	q.used.Shared -= was.Shared - kept
 	q.used.Mapped -= was.Mapped
 	delete(q.open, l)
-}
-
-// keep counts pages that a peer has mapped still.
-func (q *Quota) keep(pages int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.kept += pages
 }
 
 // Share implements [Table].
@@ -124,7 +126,7 @@ func (q *Quota) Share(peer hypercall.DomID, pages int, access Access) (Share, er
 	}
 	inner, err := q.table.Share(peer, pages, access)
 	if err != nil {
-		q.release(want, nil)
+		q.release(want, 0, nil)
 		return nil, err
 	}
 	s := &quotaShare{Share: inner, q: q, pages: pages}
@@ -142,7 +144,7 @@ func (q *Quota) Map(peer hypercall.DomID, refs []Ref, access Access) (Mapping, e
 	}
 	inner, err := q.table.Map(peer, refs, access)
 	if err != nil {
-		q.release(want, nil)
+		q.release(want, 0, nil)
 		return nil, err
 	}
 	m := &quotaMapping{Mapping: inner, q: q, pages: len(refs)}
@@ -169,7 +171,7 @@ func (q *Quota) Copy(ops []CopyOp) error {
 	return err
 }
 
-// own returns the table's own share for one of the quota's. What is another's is left to the table, which refuses it.
+// own returns the table's own share for one of the quota's. What is not the quota's is left to the table.
 func (q *Quota) own(s Share) Share {
 	if mine, ok := s.(*quotaShare); ok && mine.q == q {
 		return mine.Share
@@ -182,7 +184,7 @@ func (q *Quota) Stats() Stats {
 	s := q.table.Stats()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s.Shared, s.Mapped = q.used.Shared, q.used.Mapped
+	s.Shared, s.Mapped = q.used.Shared-q.kept, q.used.Mapped
 	return s
 }
 
@@ -193,15 +195,15 @@ func (q *Quota) Close() error {
 	for _, l := range q.end() {
 		errs = append(errs, l.letGo())
 	}
-	if kept := q.reap(); kept > 0 {
+	if kept := q.Reap(); kept > 0 {
 		errs = append(errs, fmt.Errorf("close: %w: %d", ErrBusy, kept))
 	}
 	return errors.Join(errs...)
 }
 
-// reap has the table look whether peers have let go of what the device shared. Whose the pages are that are left it cannot tell, so that
-// none may be.
-func (q *Quota) reap() (kept int) {
+// Reap has the table look whether peers have let go of what was shared, and returns how many pages they keep of the device's. Whose the pages
+// are that the table has in quarantine it cannot tell, so that none may be.
+func (q *Quota) Reap() (held int) {
 	t, ok := q.table.(interface{ Reap() int })
 	if !ok || q.limitKept(math.MaxInt) == 0 {
 		return 0
@@ -213,7 +215,10 @@ func (q *Quota) reap() (kept int) {
 func (q *Quota) limitKept(most int) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.kept = min(q.kept, most)
+	if free := q.kept - most; free > 0 {
+		q.kept -= free
+		q.used.Shared -= free
+	}
 	return q.kept
 }
 
@@ -241,10 +246,11 @@ func (s *quotaShare) letGo() error {
 func (s *quotaShare) End() (Ending, error) {
 	e, err := s.Share.End()
 	s.once.Do(func() {
-		s.q.release(Limits{Shared: s.pages}, s)
+		kept := 0
 		if e == Busy {
-			s.q.keep(s.pages)
+			kept = s.pages
 		}
+		s.q.release(Limits{Shared: s.pages}, kept, s)
 	})
 	return e, err
 }
@@ -262,6 +268,6 @@ func (m *quotaMapping) letGo() error { return m.Close() }
 // Close implements [Mapping].
 func (m *quotaMapping) Close() error {
 	err := m.Mapping.Close()
-	m.once.Do(func() { m.q.release(Limits{Mapped: m.pages}, m) })
+	m.once.Do(func() { m.q.release(Limits{Mapped: m.pages}, 0, m) })
 	return err
 }

@@ -114,3 +114,52 @@ func TestQuotaCloseWhileMapped(t *testing.T) {
 	require.NoError(t, mine.Close())
 	require.Zero(t, mine.Stats().Quarantined)
 }
+
+// G-17: a peer that maps each page before its share ends does not make a device's part larger.
+func TestG17_QuotaCountsWhatPeersKeep(t *testing.T) {
+	mine, other, peer, id := quotas(t)
+	var kept []grant.Mapping
+	for range 8 {
+		s, err := mine.Share(peer.ID, 1, grant.ReadWrite)
+		require.NoError(t, err)
+		m, err := peer.Table.Map(id, s.Refs(), grant.ReadWrite)
+		require.NoError(t, err)
+		kept = append(kept, m)
+		ending, err := s.End()
+		require.NoError(t, err)
+		require.Equal(t, grant.Busy, ending)
+	}
+	require.Zero(t, mine.Stats().Shared)
+	_, err := mine.Share(peer.ID, 1, grant.ReadWrite)
+	require.ErrorIs(t, err, grant.ErrNoSpace)
+	s, err := other.Share(peer.ID, 4, grant.ReadWrite)
+	require.NoError(t, err, "another device has its own part")
+	_, err = s.End()
+	require.NoError(t, err)
+	for _, m := range kept[:2] {
+		require.NoError(t, m.Close())
+	}
+	_, err = mine.Share(peer.ID, 2, grant.ReadWrite)
+	require.NoError(t, err, "what peers let go of is free again")
+	_, err = mine.Share(peer.ID, 1, grant.ReadWrite)
+	require.ErrorIs(t, err, grant.ErrNoSpace)
+	require.ErrorIs(t, mine.Close(), grant.ErrBusy)
+	for _, m := range kept[2:] {
+		require.NoError(t, m.Close())
+	}
+	require.NoError(t, mine.Close())
+}
+
+// A quota of a quota is one, also when it is closed.
+func TestQuotaOfAQuota(t *testing.T) {
+	mine, _, peer, id := quotas(t)
+	part := grant.NewQuota(mine, grant.Limits{Shared: 2})
+	s, err := part.Share(peer.ID, 2, grant.ReadWrite)
+	require.NoError(t, err)
+	m, err := peer.Table.Map(id, s.Refs(), grant.ReadWrite)
+	require.NoError(t, err)
+	require.ErrorIs(t, part.Close(), grant.ErrBusy)
+	require.NoError(t, m.Close())
+	require.NoError(t, part.Close())
+	require.NoError(t, mine.Close())
+}
