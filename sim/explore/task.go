@@ -167,8 +167,8 @@ func (t *Task) Errorf(format string, args ...any) {
 // FailNow ends the run; see Errorf.
 func (t *Task) FailNow() { panic(stopped{}) }
 
-// Kill ends a party where it is, as kill -9 does: it makes no further step, and where its deferred functions come to one they end, too. What
-// they do beside steps is done. It is for faults.
+// Kill ends a party where it is, as kill -9 does: it makes no further step, and where its deferred functions come to one they end, too.
+// What they do beside steps is done. It is for faults.
 func (t *Task) Kill() {
 	if t.done {
 		return

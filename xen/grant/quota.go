@@ -201,8 +201,8 @@ func (q *Quota) Close() error {
 	return errors.Join(errs...)
 }
 
-// Reap has the table look whether peers have let go of what was shared, and returns how many pages they keep of the device's. Whose the pages
-// are that the table has in quarantine it cannot tell, so that none may be.
+// Reap has the table look whether peers have let go of what was shared, and returns how many pages they keep of the device's. Whose the
+// pages are that the table has in quarantine it cannot tell, so that none may be.
 func (q *Quota) Reap() (held int) {
 	t, ok := q.table.(interface{ Reap() int })
 	if !ok || q.limitKept(math.MaxInt) == 0 {

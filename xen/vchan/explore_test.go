@@ -515,8 +515,8 @@ func TestExploreOneWay(t *testing.T) {
 	}
 }
 
-// TestExploreBothWays: both ends write and read; beside that, an end closes, dies or is resumed at any step. Readers that wait first have it
-// with the few messages.
+// TestExploreBothWays: both ends write and read; beside that, an end closes, dies or is resumed at any step. Readers that wait first have
+// it with the few messages.
 func TestExploreBothWays(t *testing.T) {
 	for _, packets := range []bool{false, true} {
 		for end := allSent; end <= serverResumes; end++ {
