@@ -122,10 +122,9 @@ func resumeAtStep(t *testing.T, name string, at int, do func(n *Native, old *cha
 	var fresh, peer *channel
 	step := 0
 	x.info.Observe(hookAgain(x, func() {
-		if !x.mu.TryLock() {
-			return // Xen's own access, in a hypercall, which nothing comes between
+		if x.inside() {
+			return
 		}
-		x.mu.Unlock()
 		if step++; step != at+1 {
 			return
 		}

@@ -29,6 +29,7 @@ func (c *change) Wait() {
 	c.Cond.Wait()
 }
 
+// +checklocksignore: the caller holds the lock, as Cond.Wait's does.
 func (c *change) await(seen uint64) bool {
 	c.L.Unlock()
 	defer c.L.Lock()
