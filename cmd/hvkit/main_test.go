@@ -156,7 +156,7 @@ func commandsOf(t *testing.T) []string {
 
 func TestHelpHasExamples(t *testing.T) {
 	commands := commandsOf(t)
-	require.Len(t, commands, 21)
+	require.Len(t, commands, 22)
 	for _, name := range commands {
 		help := ok(t, append(strings.Fields(name), "--help")...)
 		_, examples, found := strings.Cut(help, "Examples:")
