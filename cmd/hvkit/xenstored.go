@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hvkit/hvkit/xen/xenstored"
@@ -16,6 +18,8 @@ import (
 type xenstoredCmd struct {
 	Socket  string         `env:"XENSTORED_PATH" placeholder:"PATH" help:"Socket to serve (${env}). Default: beside the host's."`
 	Quota   map[string]int `placeholder:"NAME=N" help:"Limit of a guest, by the C server's name: nodes, node-size, watches ..."`
+	Dom0    bool           `name:"dom0" help:"Be the Xenstore of this control domain: serve its kernel and the domains above, too. For root, in Xen's dom0."`
+	PidFile string         `placeholder:"FILE" help:"Write the process id there once the store is served."`
 	Verbose bool           `short:"v" help:"Print what goes wrong with connections."`
 }
 
@@ -39,6 +43,9 @@ func (c *xenstoredCmd) Run(ctx context.Context, s *streams) error {
 	if c.Verbose {
 		cfg.Logger = slog.New(slog.NewTextHandler(s.err, nil))
 	}
+	if c.Dom0 {
+		return c.serveDom0(ctx, s, cfg)
+	}
 	path := c.Socket
 	if path == "" {
 		path = filepath.Join(filepath.Dir(defaultHostSocket()), "xenstored.sock")
@@ -49,14 +56,29 @@ func (c *xenstoredCmd) Run(ctx context.Context, s *streams) error {
 	}
 	server := xenstored.New(cfg)
 	defer server.Close()
+	if err := c.writePid(); err != nil {
+		return err
+	}
 	fmt.Fprintf(s.out, "Xenstore is at %s\nother terminals need export XENSTORED_PATH=%s\n^C ends it.\n", path, path)
 	if err := server.Serve(ctx, l); err != nil && ctx.Err() == nil {
 		return err
 	}
+	return whyEnded(ctx)
+}
+
+// whyEnded returns why the context ended, if that was not the user's wish.
+func whyEnded(ctx context.Context) error {
 	if cause := context.Cause(ctx); !isType[*interrupt](cause) && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return nil
+}
+
+func (c *xenstoredCmd) writePid() error {
+	if c.PidFile == "" {
+		return nil
+	}
+	return os.WriteFile(c.PidFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644)
 }
 
 // setQuota sets quotas by the names of the C server's options (xenstored_core.c).

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -226,6 +227,27 @@ func (s *Server) ResumeDomain(dom hypercall.DomID) error {
 			d.shutdown = false
 		}
 	})
+}
+
+// Domain is what the server knows of a domain.
+type Domain struct {
+	ID         hypercall.DomID
+	Introduced bool // else it is known by what it owns, or because somebody serves it
+	Shutdown   bool // as ShutdownDomain said
+}
+
+// Domains returns the domains that the server knows, but for domain 0, in order of their ids.
+func (s *Server) Domains() []Domain {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Domain
+	for id, d := range s.core.domains {
+		if id != dom0 {
+			all = append(all, Domain{ID: id, Introduced: d.introduced, Shutdown: d.shutdown})
+		}
+	}
+	slices.SortFunc(all, func(a, b Domain) int { return int(a.ID) - int(b.ID) })
+	return all
 }
 
 // change changes the store on the host's behalf and sends what follows from it.
