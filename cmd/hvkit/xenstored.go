@@ -19,6 +19,8 @@ type xenstoredCmd struct {
 	Socket  string         `env:"XENSTORED_PATH" placeholder:"PATH" help:"Socket to serve (${env}). Default: beside the host's."`
 	Quota   map[string]int `placeholder:"NAME=N" help:"Limit of a guest, by the C server's name: nodes, node-size, watches ..."`
 	Dom0    bool           `name:"dom0" help:"Be the Xenstore of this control domain: serve its kernel and the domains above, too. For root, in Xen's dom0."`
+	State   string         `placeholder:"FILE" help:"With --dom0, write the store and its connections there at the end. SIGHUP restarts in place."`
+	Restore string         `placeholder:"FILE" help:"Begin with what --state has written there."`
 	PidFile string         `placeholder:"FILE" help:"Write the process id there once the store is served."`
 	Verbose bool           `short:"v" help:"Print what goes wrong with connections."`
 }
@@ -54,7 +56,10 @@ func (c *xenstoredCmd) Run(ctx context.Context, s *streams) error {
 	if err != nil {
 		return err
 	}
-	server := xenstored.New(cfg)
+	server, err := c.newServer(cfg)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	defer server.Close()
 	if err := c.writePid(); err != nil {
 		return err
@@ -64,6 +69,18 @@ func (c *xenstoredCmd) Run(ctx context.Context, s *streams) error {
 		return err
 	}
 	return whyEnded(ctx)
+}
+
+// newServer returns a server that begins with what it was told.
+func (c *xenstoredCmd) newServer(cfg *xenstored.Config) (*xenstored.Server, error) {
+	if c.Restore == "" {
+		return xenstored.New(cfg), nil
+	}
+	st, err := readState(c.Restore)
+	if err != nil {
+		return nil, err
+	}
+	return xenstored.Restore(cfg, &xenstored.State{Version: st.Store.Version, Nodes: st.Store.Nodes}, nil)
 }
 
 // whyEnded returns why the context ended, if that was not the user's wish.

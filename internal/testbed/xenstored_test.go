@@ -3,8 +3,10 @@ package testbed_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +63,55 @@ func startStore(t *testing.T, d *testbed.Domain, args ...string) *daemon {
 	return s
 }
 
+const stateFile = "/run/xenstored/state"
+
+// replace ends the daemon and starts another one with its state. Programs with a connection to the socket lose it.
+func (s *daemon) replace(t *testing.T) *daemon {
+	t.Helper()
+	start := time.Now()
+	in(t, s.d, "busybox", "sh", "-c", "kill $(cat /run/xenstored.pid)")
+	select {
+	case err := <-s.over:
+		var exit *guest.ExitError
+		require.ErrorAs(t, err, &exit)
+		require.Equal(t, 128+15, exit.Code, s.out)
+	case <-time.After(time.Minute):
+		t.Fatalf("the daemon does not end\n%s", s.out)
+	}
+	next := startStore(t, s.d, "--state="+stateFile, "--restore="+stateFile)
+	t.Logf("%6.2f s  another daemon", time.Since(start).Seconds())
+	in(t, s.d, "busybox", "sh", "-c", "kill $(cat /run/xenconsoled.pid)") // it does not come back by itself
+	in(t, s.d, "xenconsoled", "--pid-file=/run/xenconsoled.pid")
+	return next
+}
+
+// reload has the daemon begin again in place. A program that watches by the socket does not notice.
+func (s *daemon) reload(t *testing.T) {
+	t.Helper()
+	pid := in(t, s.d, "busybox", "cat", "/run/xenstored.pid")
+	seen := &marker{text: "/reloaded", seen: func() {}}
+	watched := make(chan error, 1)
+	go func() {
+		watched <- s.d.Client.Run(t.Context(), &guest.Cmd{
+			Path: "xenstore-watch", Args: []string{"-n", "2", "/reloaded"}, Stdout: seen, Stderr: seen,
+		})
+	}()
+	require.Eventually(t, func() bool { return strings.Contains(seen.String(), "/reloaded") }, time.Minute, 10*time.Millisecond)
+	before := in(t, s.d, "xenstore-ls", "-f")
+	in(t, s.d, "busybox", "sh", "-c", "kill -HUP $(cat /run/xenstored.pid)")
+	require.Eventually(t, func() bool { return strings.Count(s.out.String(), "Xenstore is at") == 2 }, time.Minute, 10*time.Millisecond, s.out)
+	require.Equal(t, pid, in(t, s.d, "busybox", "cat", "/run/xenstored.pid"))
+	require.Equal(t, before, in(t, s.d, "xenstore-ls", "-f"))
+	in(t, s.d, "xenstore-write", "/reloaded", "yes")
+	select {
+	case err := <-watched:
+		require.NoError(t, err)
+	case <-time.After(time.Minute):
+		t.Fatal("the watch of before does not fire")
+	}
+	in(t, s.d, "xenstore-rm", "/reloaded")
+}
+
 // in runs a program in a domain and returns what it wrote.
 func in(t *testing.T, d *testbed.Domain, path string, args ...string) string {
 	t.Helper()
@@ -79,11 +130,63 @@ func TestXenstoredInDom0(t *testing.T) {
 	h := testbedtest.Host(t, testbed.XenAMD64Bare)
 	d := h.Dom0()
 	putStore(t, d)
-	s := startStore(t, d)
+	s := startStore(t, d, "--state="+stateFile)
 	defer func() { t.Logf("the daemon said:\n%s", s.out) }()
 	in(t, d, "xen-init-dom0")
 	in(t, d, "xenconsoled", "--pid-file=/run/xenconsoled.pid")
-	t.Log(in(t, d, "xenstore-ls", "-f", "-p"))
-	t.Log(in(t, d, "xl", "info"))
-	t.Log(in(t, d, "xl", "list"))
+	require.Contains(t, in(t, d, "xenstore-ls", "-f"), `/local/domain/0/control/feature-poweroff = "1"`, "what the kernel writes on its ring")
+	require.Contains(t, in(t, d, "xl", "info"), "xen_version            : 4.17")
+	for _, kind := range []string{"pv", "pvh"} {
+		t.Run(kind, func(t *testing.T) { s = lifeOfGuest(t, h, s, kind) })
+	}
+}
+
+// stateOf returns the flags that xl list has for a domain.
+func stateOf(t *testing.T, d *testbed.Domain, name string) string {
+	t.Helper()
+	f := strings.Fields(in(t, d, "xl", "list", name))
+	return f[len(f)-2]
+}
+
+// lifeOfGuest has xl do with a guest what it can. Its kernel takes part by its own ring: it learns from the store that it is to suspend and
+// to shut down, and says there that it does.
+func lifeOfGuest(t *testing.T, h *testbed.Host, s *daemon, kind string) *daemon {
+	t.Helper()
+	d := h.Dom0()
+	before := in(t, d, "xenstore-ls", "-f")
+	start := time.Now()
+	g, err := h.Create(t.Context(), &testbed.DomainConfig{Kind: kind, Memory: 160})
+	require.NoError(t, err)
+	defer g.Destroy(context.WithoutCancel(t.Context()))
+	t.Logf("%6.2f s  create a %s guest, until its agent answers", time.Since(start).Seconds(), kind)
+	in(t, d, "xl", "pause", g.Name())
+	require.Contains(t, stateOf(t, d, g.Name()), "p")
+	in(t, d, "xl", "unpause", g.Name())
+	require.NotContains(t, stateOf(t, d, g.Name()), "p")
+	require.Contains(t, in(t, d, "xenstore-ls", "-f"), fmt.Sprintf("/local/domain/%d/name = %q", g.ID(), g.Name()))
+
+	s = s.replace(t)
+	s.reload(t)
+	require.Contains(t, in(t, d, "xenstore-ls", "-f"), fmt.Sprintf("/local/domain/%d/name = %q", g.ID(), g.Name()))
+	require.NotContains(t, stateOf(t, d, g.Name()), "p")
+
+	image := "/tmp/" + g.Name()
+	in(t, d, "xl", "save", g.Name(), image)
+	in(t, d, "xl", "restore", image)
+	in(t, d, "busybox", "rm", image)
+	in(t, d, "xl", "reboot", g.Name()) // which destroys it: its image has no program to power off with
+	require.Eventually(t, func() bool {
+		_, err := d.Output(t.Context(), "xl", "domid", g.Name())
+		return err != nil
+	}, time.Minute, 100*time.Millisecond, "the guest's kernel is told by its ring")
+	require.Eventually(t, func() bool { return in(t, d, "xenstore-ls", "-f") == before }, time.Minute, 100*time.Millisecond,
+		"nothing is left of the guest")
+
+	start = time.Now()
+	g, err = h.Create(t.Context(), &testbed.DomainConfig{Kind: kind, Memory: 160})
+	require.NoError(t, err)
+	t.Logf("%6.2f s  create another one", time.Since(start).Seconds())
+	require.NoError(t, g.Destroy(t.Context()))
+	require.Equal(t, before, in(t, d, "xenstore-ls", "-f"), "nothing is left of the other one")
+	return s
 }

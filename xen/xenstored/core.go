@@ -54,18 +54,19 @@ type domain struct {
 
 // conn is one connection.
 type conn struct {
-	seq     uint64
-	dom     *domain
-	home    string // what relative paths are under
-	ended   error  // why the core ended the connection, or nil
-	dirty   bool   // is in core.dirty
-	stale   bool   // the peer asks for a reset: what it said and was to hear before that is to be forgotten
-	watches []*watch
-	txs     []*transaction
-	nextTx  uint32
-	out     queue
-	req     call // the request being handled
-	tag     any  // the shell's
+	seq      uint64
+	dom      *domain
+	home     string // what relative paths are under
+	ended    error  // why the core ended the connection, or nil
+	dirty    bool   // is in core.dirty
+	readOnly bool   // it may change nothing but its own watches
+	stale    bool   // the peer asks for a reset: what it said and was to hear before that is to be forgotten
+	watches  []*watch
+	txs      []*transaction
+	nextTx   uint32
+	out      queue
+	req      call // the request being handled
+	tag      any  // the shell's
 }
 
 func (c *conn) privileged() bool { return c.dom.id == dom0 }

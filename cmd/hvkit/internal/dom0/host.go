@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
+	"strings"
 
 	"github.com/hvkit/hvkit/internal/xendev"
 	"github.com/hvkit/hvkit/shm"
@@ -123,6 +125,36 @@ func (h *Host) Introduce(dom hypercall.DomID, _ hypercall.GFN, port hypercall.Po
 type stream struct {
 	*xenstore.RingConn
 	page io.Closer
+	dom  hypercall.DomID
+	port hypercall.Port // the domain's
+}
+
+// Hold returns the name under which [Host.Attach] of another process finds the stream again, if this host has made it, else "". Pages and
+// the domains' ports stay where they are; what a domain says meanwhile waits in its page.
+func Hold(rw io.ReadWriteCloser) string {
+	s, ok := rw.(*stream)
+	if !ok {
+		return ""
+	}
+	return ringHandle + strconv.FormatUint(uint64(s.port), 10)
+}
+
+const ringHandle = "ring:"
+
+// Attach returns the stream of a domain that Hold has named. The control domain's port is asked for again.
+func (h *Host) Attach(dom hypercall.DomID, handle string) (io.ReadWriteCloser, error) {
+	port, ok := strings.CutPrefix(handle, ringHandle)
+	if !ok {
+		return nil, fmt.Errorf("dom0: %q is no ring: %w", handle, xenstore.EINVAL)
+	}
+	if dom == own {
+		return h.Kernel()
+	}
+	n, err := xenstore.ParseUint32(port)
+	if err != nil {
+		return nil, fmt.Errorf("dom0: the port of %q: %w", handle, err)
+	}
+	return h.Introduce(dom, 0, hypercall.Port(n))
 }
 
 // Close ends the use of the ring, and gives the page back.
@@ -142,7 +174,7 @@ func (h *Host) stream(dom hypercall.DomID, port hypercall.Port, page *shm.Region
 	if err != nil {
 		return nil, errors.Join(err, ch.Close(), held.Close())
 	}
-	return &stream{conn, held}, nil
+	return &stream{conn, held, dom, port}, nil
 }
 
 // domains is what Watch needs of a server.
