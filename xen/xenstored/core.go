@@ -28,9 +28,10 @@ type core struct {
 	caused     int     // queued events that a request of an unprivileged domain waits for
 	now        int64   // nanoseconds on the shell's clock, for events that wait too long
 	stats      Stats
-	fired      []*watch // scratch of fire
-	path       []byte   // scratch of canonical
-	introducer bool     // INTRODUCE needs the shell
+	fired      []*watch     // scratch of fire
+	path       []byte       // scratch of canonical
+	introducer bool         // INTRODUCE needs the shell
+	changedBy  func(Change) // nil: nobody is told
 
 	introductions []*introduction // that the shell has not ended yet
 }
@@ -172,6 +173,13 @@ func (c *core) erase(old *node) {
 	c.gen++
 	c.account(old, -1)
 	c.live = c.live.remove(old.path)
+}
+
+// tell tells the host what has changed since before, if anything has.
+func (c *core) tell(dom hypercall.DomID, t xenstore.MsgType, before tree) {
+	if c.changedBy != nil && c.live.root != before.root {
+		c.changedBy(Change{Dom: dom, Type: t, Before: Snapshot{before}, After: Snapshot{c.live}})
+	}
 }
 
 // account adds a node to what its owner uses, or takes it off.

@@ -86,7 +86,10 @@ func (c *core) handle(cn *conn, hdr xenstore.Header, payload []byte) error {
 		cn.dom.outstanding++
 		defer req.cause.done()
 	}
-	if err := c.dispatch(cn, req); err != nil {
+	before := c.live
+	err := c.dispatch(cn, req)
+	c.tell(cn.dom.id, hdr.Type, before)
+	if err != nil {
 		if pending, ok := err.(*introduction); ok {
 			return pending
 		}

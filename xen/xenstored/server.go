@@ -40,6 +40,16 @@ type Config struct {
 	MaxQueued  int
 	Introducer Introducer   // nil: INTRODUCE makes domains known but no connections
 	Logger     *slog.Logger // nil is silent
+	// Changed is told of each change of the tree: of a request, a transaction that was committed, or a release. It is called with the
+	// server's lock held, in the order of the changes, and must neither wait nor call the server. nil is nobody.
+	Changed func(Change)
+}
+
+// Change is one change of the tree, whole: a transaction's are one.
+type Change struct {
+	Dom           hypercall.DomID  // who made it; of a release by the host, who was released
+	Type          xenstore.MsgType // of the request: MsgTransactionEnd for a transaction
+	Before, After Snapshot
 }
 
 // Server is a Xenstore server. It is safe for concurrent use.
@@ -88,6 +98,7 @@ func New(cfg *Config) *Server {
 	}
 	c := newCore(conf.Quota, conf.MaxQueued)
 	c.introducer = conf.Introducer != nil
+	c.changedBy = conf.Changed
 	return &Server{
 		conf: conf, log: conf.Logger, start: time.Now(), core: c,
 		sessions: map[*session]struct{}{}, paused: map[*session]struct{}{},
@@ -228,7 +239,11 @@ func (s *Server) ReleaseDomain(dom hypercall.DomID) error {
 	if dom == dom0 {
 		return fmt.Errorf("xenstored: domain 0 cannot be released: %w", xenstore.EINVAL)
 	}
-	return s.change(func(c *core) { c.releaseDomain(dom) })
+	return s.change(func(c *core) {
+		before := c.live
+		c.releaseDomain(dom)
+		c.tell(dom, xenstore.MsgRelease, before)
+	})
 }
 
 // ShutdownDomain says that a domain has shut down or crashed, and is not gone yet: watchers of @releaseDomain hear of it, once until
