@@ -67,42 +67,48 @@ type dom0Store struct {
 
 // serveDom0 is the Xenstore of a control domain, until ctx is done.
 func (c *xenstoredCmd) serveDom0(ctx context.Context, s *streams, cfg *xenstored.Config) error {
-	d, err := c.openDom0(cfg)
+	st, why, err := c.begin()
 	if err != nil {
 		return err
 	}
-	if err := c.writePid(); err != nil {
-		return errors.Join(err, d.server.Close(), d.host.Close())
+	beginHistory, endHistory, err := c.keepHistory(cfg)
+	if err != nil {
+		return err
+	}
+	d, err := c.openDom0(cfg, st)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(beginHistory(d.server, why), c.writePid()); err != nil {
+		return errors.Join(err, d.server.Close(), endHistory(), d.host.Close())
 	}
 	fmt.Fprintf(s.out, "Xenstore is at %s\n", d.path)
-	why := d.serve(ctx, c.State != "")
-	restart := errors.Is(why, errRestart)
-	st, err := d.end(restart)
+	ended := d.serve(ctx, c.State != "")
+	restart := errors.Is(ended, errRestart)
+	st, err = d.end(restart)
 	if c.State != "" {
 		err = errors.Join(err, st.write(c.State))
 	}
+	err = errors.Join(err, endHistory())
 	switch {
 	case err != nil:
 		return err
 	case restart:
 		return execSelf(c.State)
-	case isType[*interrupt](why), errors.Is(why, context.Canceled):
+	case isType[*interrupt](ended), errors.Is(ended, context.Canceled):
 		return nil
 	}
-	return why
+	return ended
 }
 
 // openDom0 opens devices and sockets, and makes the server, new or from a state.
-func (c *xenstoredCmd) openDom0(cfg *xenstored.Config) (_ *dom0Store, err error) {
+func (c *xenstoredCmd) openDom0(cfg *xenstored.Config, st *stateFile) (_ *dom0Store, err error) {
 	d := &dom0Store{path: c.Socket}
 	if d.path == "" {
 		d.path = xenstore.DefaultSocket
 	}
-	st := new(stateFile)
-	if c.Restore != "" {
-		if st, err = readState(c.Restore); err != nil {
-			return nil, err
-		}
+	if st == nil {
+		st = new(stateFile)
 	}
 	if d.host, err = dom0.Open(cfg.Logger); err != nil {
 		return nil, err
