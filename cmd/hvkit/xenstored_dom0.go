@@ -204,12 +204,23 @@ func (d *dom0Store) end(restart bool) (*stateFile, error) {
 		errs = append(errs, err)
 		st.Listeners = append(st.Listeners, fd)
 	}
+	held := map[string]bool{}
 	st.Store, err = d.server.Freeze(func(_ hypercall.DomID, rw io.ReadWriteCloser) string {
 		if handle := dom0.Hold(rw); handle != "" || !restart {
 			return handle
 		}
-		return holdSocket(rw)
+		handle := holdSocket(rw)
+		held[handle] = handle != ""
+		return handle
 	})
+	for _, sc := range st.Store.Conns {
+		delete(held, sc.Handle)
+	}
+	for handle, yes := range held { // its client has left meanwhile
+		if conn, err := inheritSocket(strings.TrimPrefix(handle, socketHandle)); yes && err == nil {
+			errs = append(errs, conn.Close())
+		}
+	}
 	errs = append(errs, err, d.host.Close())
 	return st, errors.Join(errs...)
 }

@@ -3,7 +3,9 @@ package testbed_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -50,7 +52,7 @@ func startStore(t *testing.T, d *testbed.Domain, args ...string) *daemon {
 	t.Cleanup(s.stop)
 	go func() {
 		s.over <- d.Client.Run(ctx, &guest.Cmd{
-			Path: storeProgram, Args: append([]string{"xenstored", "--dom0", "-v", "--pid-file=/run/xenstored.pid"}, args...),
+			Path: storeProgram, Args: append([]string{"xenstored", "--dom0", "-v", "--pid-file=/run/xenstored.pid", "--history=" + historyDir}, args...),
 			Stdout: s.out, Stderr: s.out,
 		})
 	}()
@@ -64,7 +66,10 @@ func startStore(t *testing.T, d *testbed.Domain, args ...string) *daemon {
 	return s
 }
 
-const stateFile = "/run/xenstored/state"
+const (
+	stateFile  = "/run/xenstored/state"
+	historyDir = "/tmp/history.git"
+)
 
 // replace ends the daemon and starts another one with its state. Programs with a connection to the socket lose it.
 func (s *daemon) replace(t *testing.T) *daemon {
@@ -135,11 +140,50 @@ func TestXenstoredInDom0(t *testing.T) {
 	in(t, d, "xenconsoled", "--pid-file=/run/xenconsoled.pid")
 	require.Contains(t, in(t, d, "xenstore-ls", "-f"), `/local/domain/0/control/feature-poweroff = "1"`, "what the kernel writes on its ring")
 	require.Contains(t, in(t, d, "xl", "info"), "xen_version            : 4.17")
-	for _, kind := range []string{"pv", "pvh"} {
+	for _, kind := range []string{"pvh", "pv"} {
 		if !t.Run(kind, func(t *testing.T) { s = lifeOfGuest(t, h, s, kind) }) {
 			return
 		}
 	}
+	t.Run("history", func(t *testing.T) { lookAtHistory(t, s) })
+}
+
+// lookAtHistory looks with git at what the toolstack did, and has a store begin with the last commit.
+func lookAtHistory(t *testing.T, s *daemon) {
+	want := in(t, s.d, "xenstore-ls", "-f", "-p")
+	in(t, s.d, "busybox", "sh", "-c", "kill $(cat /run/xenstored.pid)")
+	require.NoError(t, <-s.over, s.out)
+	dir := t.TempDir()
+	r, w := io.Pipe()
+	untar := exec.Command("tar", "x", "-C", dir)
+	untar.Stdin = r
+	require.NoError(t, untar.Start())
+	cmd := &guest.Cmd{Path: "busybox", Args: []string{"tar", "c", "-C", historyDir, "."}, Stdout: w}
+	require.NoError(t, errors.Join(s.d.Client.Run(t.Context(), cmd), w.Close(), untar.Wait()))
+
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() {
+		args := []string{"xenstored", "--socket=/tmp/again", "--restore-from=" + historyDir + "@HEAD"}
+		_ = s.d.Client.Run(ctx, &guest.Cmd{Path: storeProgram, Args: args}) // it ends with ctx
+	}()
+	require.Eventually(t, func() bool {
+		out, err := s.d.Output(t.Context(), "busybox", "env", "XENSTORED_PATH=/tmp/again", "xenstore-ls", "-f", "-p")
+		return err == nil && strings.TrimSpace(out) == strings.TrimSpace(want)
+	}, time.Minute, 100*time.Millisecond)
+
+	git, err := exec.LookPath("git")
+	if err != nil {
+		t.Log("git is not installed: the history is not looked at from outside")
+		return
+	}
+	out, err := exec.Command(git, "-c", "safe.directory=*", "-C", dir, "log", "--format=%h %an: %s").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	lines := strings.Split(string(out), "\n")
+	t.Logf("%d commits, such as\n%s", len(lines)-1, strings.Join(lines[:min(len(lines), 40)], "\n"))
+	require.Contains(t, string(out), "transaction")
+	require.Contains(t, string(out), "is released")
+	require.Contains(t, string(out), "the store goes on")
 }
 
 // stateOf returns the flags that xl list has for a domain.
@@ -155,7 +199,7 @@ func lifeOfGuest(t *testing.T, h *testbed.Host, s *daemon, kind string) *daemon 
 	t.Helper()
 	d := h.Dom0()
 	start := time.Now()
-	g, err := h.Create(t.Context(), &testbed.DomainConfig{Kind: kind, Memory: 160})
+	g, err := h.Create(t.Context(), &testbed.DomainConfig{Kind: kind})
 	require.NoError(t, err)
 	defer g.Destroy(context.WithoutCancel(t.Context()))
 	t.Logf("%6.2f s  create a %s guest, until its agent answers", time.Since(start).Seconds(), kind)
@@ -182,7 +226,7 @@ func lifeOfGuest(t *testing.T, h *testbed.Host, s *daemon, kind string) *daemon 
 	requireNoGuest(t, d)
 
 	start = time.Now()
-	g, err = h.Create(t.Context(), &testbed.DomainConfig{Kind: kind, Memory: 160})
+	g, err = h.Create(t.Context(), &testbed.DomainConfig{Kind: kind})
 	require.NoError(t, err)
 	t.Logf("%6.2f s  create another one", time.Since(start).Seconds())
 	require.NoError(t, g.Destroy(t.Context()))
