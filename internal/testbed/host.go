@@ -213,7 +213,9 @@ func (r *Recipe) controlImage(tree, initBin string) (*image, error) {
 		if !strings.Contains(searched, path.Dir(s.Path)) {
 			searched = path.Dir(s.Path) + ":" + searched
 		}
-		cfg.Control = append(cfg.Control, s)
+		if !r.Idle {
+			cfg.Control = append(cfg.Control, s)
+		}
 	}
 	cfg.Env = guestEnvironment(searched)
 	var libs []string

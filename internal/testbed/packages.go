@@ -43,7 +43,13 @@ type packageSet struct {
 	keep  []string
 }
 
-func (r *Recipe) packages() *packageSet { return &packageSet{r.Name, r.Arch, r.Packages, r.Keep} }
+func (r *Recipe) packages() *packageSet {
+	name := r.Tree
+	if name == "" {
+		name = r.Name
+	}
+	return &packageSet{name, r.Arch, r.Packages, r.Keep}
+}
 
 // emulators is QEMU, for machines that have none.
 func emulators() *packageSet {

@@ -6,6 +6,8 @@ import "github.com/hvkit/hvkit/internal/testbed/guest"
 type Recipe struct {
 	// Name is what commands and tests call it.
 	Name string
+	// Tree is the name of the recipe whose packages it shares; "" has its own.
+	Tree string
 	// Arch is the guest's architecture, as Go and Debian call it.
 	Arch string
 	// Packages are Debian packages of the guest. What they depend on is fetched too, as far as Keep says.
@@ -24,6 +26,8 @@ type Recipe struct {
 	DomainModules []string
 	// Control are the services of the control domain. Paths may be patterns within the unpacked packages.
 	Control []guest.Service
+	// Idle has init start none of them.
+	Idle bool
 
 	// Hypervisor and Kernel are patterns within the unpacked packages. A file that is compressed by gzip is unpacked. There may be no
 	// hypervisor.
@@ -97,6 +101,17 @@ var XenAMD64 = &Recipe{
 	Domains: map[string][]string{"pv": {`type = "pv"`}, "pvh": {`type = "pvh"`}},
 }
 
+// XenAMD64Bare is XenAMD64 with nothing started in the control domain: its kernel still waits for a Xenstore server. A test starts one,
+// and then the rest; they are in the PATH.
+var XenAMD64Bare = bare(XenAMD64)
+
+// bare returns the recipe without services.
+func bare(r *Recipe) *Recipe {
+	b := *r
+	b.Name, b.Tree, b.Idle = "bare-"+r.Name, r.Name, true
+	return &b
+}
+
 // XenARM64 is a Xen host on arm64.
 var XenARM64 = &Recipe{
 	Name:           "xen-arm64",
@@ -126,7 +141,7 @@ var XenARM64 = &Recipe{
 }
 
 // Recipes are all there are.
-var Recipes = []*Recipe{XenAMD64, XenARM64}
+var Recipes = []*Recipe{XenAMD64, XenARM64, XenAMD64Bare}
 
 // Find returns the recipe of that name, or nil.
 func Find(name string) *Recipe {

@@ -70,7 +70,7 @@ func (d *Domain) RunBinary(ctx context.Context, b *Binary, cmd *guest.Cmd) error
 	c.Dir, c.Path = dir, path.Join(dir, filepath.Base(b.Path))
 	c.Env = append([]string{EnvInside + "=" + d.kind}, cmd.Env...)
 	defer func() { _, _ = d.Output(context.WithoutCancel(ctx), "busybox", "rm", "-rf", dir) }()
-	if err := d.putFile(ctx, c.Path, b.Path); err != nil {
+	if err := d.PutFile(ctx, c.Path, b.Path); err != nil {
 		return err
 	}
 	if b.Testdata != "" {
@@ -81,8 +81,8 @@ func (d *Domain) RunBinary(ctx context.Context, b *Binary, cmd *guest.Cmd) error
 	return d.Client.Run(ctx, &c)
 }
 
-// putFile copies a file of this machine into the domain.
-func (d *Domain) putFile(ctx context.Context, to, from string) error {
+// PutFile copies a file of this machine into the domain, as a program.
+func (d *Domain) PutFile(ctx context.Context, to, from string) error {
 	f, err := os.Open(from)
 	if err != nil {
 		return err

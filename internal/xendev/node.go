@@ -9,6 +9,8 @@ const (
 	DevGntdev    = "gntdev"
 	DevPrivcmd   = "privcmd"
 	DevHypercall = "hypercall" // memory for hypercalls to point at
+
+	DevXenbusBackend = "xenbus_backend" // of a control domain: the ring page of its kernel's Xenstore client
 )
 
 // Node is an open device. It is safe for concurrent use. What the kernel refuses is a [syscall.Errno], perhaps wrapped.

@@ -41,6 +41,9 @@ const (
 	PrivcmdMmapResource Request = 32<<16 | 'P'<<8 | 7
 )
 
+// XenbusBackendEvtchn is the request of /dev/xen/xenbus_backend that returns the port of the kernel's end of the ring. It has no structure.
+const XenbusBackendEvtchn Request = 'B' << 8
+
 // Flags in the structures.
 const (
 	GntallocWritable     = 1 // the peer may write

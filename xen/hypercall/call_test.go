@@ -373,6 +373,31 @@ func TestAddToPhysmapBatch(t *testing.T) {
 	}
 }
 
+func TestGetDomainInfo(t *testing.T) {
+	for _, abi := range abis {
+		rec := answering(abi, func(c *hypercall.Call) (uint64, error) {
+			var op hypercall.DomainInfo
+			require.NoError(t, c.Decode(abi, 0, &op))
+			require.Equal(t, hypercall.DomainInfo{Cmd: hypercall.DomctlGetDomainInfo, Version: hypercall.DomctlVersion, Dom: op.Dom}, op)
+			if op.Dom > 5 {
+				return 0, hypercall.ESRCH
+			}
+			op.Dom, op.Of, op.Flags = 5, 5, hypercall.DomainShutdown|hypercall.DomainFlags(hypercall.ShutdownCrash)<<16
+			return 0, c.Encode(abi, 0, &op)
+		})
+		info, err := hypercall.GetDomainInfo(rec, hypercall.DomctlVersion, 5)
+		require.NoError(t, err)
+		require.Equal(t, hypercall.ShutdownCrash, info.Flags.Reason())
+		require.Zero(t, info.Flags&hypercall.DomainDying)
+		for _, gone := range []hypercall.DomID{4, 6} { // after one that has gone Xen tells of the next one, if there is one
+			_, err = hypercall.GetDomainInfo(rec, hypercall.DomctlVersion, gone)
+			require.ErrorIs(t, err, hypercall.ESRCH)
+		}
+		require.Equal(t, hypercall.NrDomctl, rec.Exchanges()[0].Call.Nr)
+		require.NoError(t, rec.Exchanges()[0].Call.Validate(abi))
+	}
+}
+
 func TestPollLimit(t *testing.T) {
 	rec := answering(hypercall.X86_64, nil)
 	require.ErrorIs(t, hypercall.Poll(rec, make([]hypercall.Port, hypercall.MaxPollPorts+1), 0), hypercall.EINVAL)

@@ -89,6 +89,8 @@ var layoutCases = []layoutCase{
 	{"xen_feature_info", &hypercall.FeatureInfo{}, "SubmapIdx=submap_idx Submap=submap"},
 	{"xen_compile_info", &hypercall.CompileInfo{},
 		"Compiler=compiler CompileBy=compile_by CompileDomain=compile_domain CompileDate=compile_date"},
+	{"xen_domctl", &hypercall.DomainInfo{},
+		"Cmd=cmd Version=interface_version Dom=domain Of=u.getdomaininfo.domain Flags=u.getdomaininfo.flags"},
 	{"multicall_entry", &hypercall.MulticallEntry{},
 		"Op=op Result=result Args.0=args[0] Args.1=args[1] Args.2=args[2] Args.3=args[3] Args.4=args[4] Args.5=args[5]"},
 	{"vcpu_time_info", &hypercall.VCPUTimeInfo{},

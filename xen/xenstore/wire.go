@@ -172,5 +172,8 @@ func (d *Decoder) Next() (h Header, payload []byte, ok bool, err error) {
 // not 0.
 func (d *Decoder) Partial() int { return d.w - d.r }
 
+// Rest returns what [Decoder.Next] has not returned yet. It is good until the next call of Space.
+func (d *Decoder) Rest() []byte { return d.buf[d.r:d.w:d.w] }
+
 // Reset forgets what was held, as after a reset of the connection.
 func (d *Decoder) Reset() { d.r, d.w, d.err = 0, 0, nil }

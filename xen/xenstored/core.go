@@ -28,9 +28,10 @@ type core struct {
 	caused     int     // queued events that a request of an unprivileged domain waits for
 	now        int64   // nanoseconds on the shell's clock, for events that wait too long
 	stats      Stats
-	fired      []*watch // scratch of fire
-	path       []byte   // scratch of canonical
-	introducer bool     // INTRODUCE needs the shell
+	fired      []*watch     // scratch of fire
+	path       []byte       // scratch of canonical
+	introducer bool         // INTRODUCE needs the shell
+	changedBy  func(Change) // nil: nobody is told
 
 	introductions []*introduction // that the shell has not ended yet
 }
@@ -54,18 +55,19 @@ type domain struct {
 
 // conn is one connection.
 type conn struct {
-	seq     uint64
-	dom     *domain
-	home    string // what relative paths are under
-	ended   error  // why the core ended the connection, or nil
-	dirty   bool   // is in core.dirty
-	stale   bool   // the peer asks for a reset: what it said and was to hear before that is to be forgotten
-	watches []*watch
-	txs     []*transaction
-	nextTx  uint32
-	out     queue
-	req     call // the request being handled
-	tag     any  // the shell's
+	seq      uint64
+	dom      *domain
+	home     string // what relative paths are under
+	ended    error  // why the core ended the connection, or nil
+	dirty    bool   // is in core.dirty
+	readOnly bool   // it may change nothing but its own watches
+	stale    bool   // the peer asks for a reset: what it said and was to hear before that is to be forgotten
+	watches  []*watch
+	txs      []*transaction
+	nextTx   uint32
+	out      queue
+	req      call // the request being handled
+	tag      any  // the shell's
 }
 
 func (c *conn) privileged() bool { return c.dom.id == dom0 }
@@ -171,6 +173,13 @@ func (c *core) erase(old *node) {
 	c.gen++
 	c.account(old, -1)
 	c.live = c.live.remove(old.path)
+}
+
+// tell tells the host what has changed since before, if anything has.
+func (c *core) tell(dom hypercall.DomID, t xenstore.MsgType, before tree) {
+	if c.changedBy != nil && c.live.root != before.root {
+		c.changedBy(Change{Dom: dom, Type: t, Before: Snapshot{before}, After: Snapshot{c.live}})
+	}
 }
 
 // account adds a node to what its owner uses, or takes it off.

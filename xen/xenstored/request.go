@@ -40,6 +40,7 @@ type operation struct {
 	do         func(c *core, cn *conn, req *call) error
 	privileged bool // only for domain 0
 	anyTx      bool // the transaction id is ignored
+	changes    bool // not for connections that only read
 }
 
 // operations is indexed by message type. What is not here answers ENOSYS.
@@ -47,7 +48,7 @@ var operations [xenstore.MsgSetQuota + 1]operation
 
 func init() {
 	for t, op := range map[xenstore.MsgType]operation{
-		xenstore.MsgControl:          {do: (*core).control, privileged: true},
+		xenstore.MsgControl:          {do: (*core).control, privileged: true, changes: true},
 		xenstore.MsgDirectory:        {do: (*core).directory},
 		xenstore.MsgDirectoryPart:    {do: (*core).directoryPart},
 		xenstore.MsgRead:             {do: (*core).readValue},
@@ -56,16 +57,16 @@ func init() {
 		xenstore.MsgUnwatch:          {do: (*core).unwatchRequest, anyTx: true},
 		xenstore.MsgTransactionStart: {do: (*core).startTransaction},
 		xenstore.MsgTransactionEnd:   {do: (*core).endTransaction},
-		xenstore.MsgIntroduce:        {do: (*core).introduceRequest, privileged: true},
-		xenstore.MsgRelease:          {do: (*core).releaseRequest, privileged: true},
+		xenstore.MsgIntroduce:        {do: (*core).introduceRequest, privileged: true, changes: true},
+		xenstore.MsgRelease:          {do: (*core).releaseRequest, privileged: true, changes: true},
 		xenstore.MsgGetDomainPath:    {do: (*core).domainPath},
-		xenstore.MsgWrite:            {do: (*core).write},
-		xenstore.MsgMkdir:            {do: (*core).mkdir},
-		xenstore.MsgRemove:           {do: (*core).removeRequest},
-		xenstore.MsgSetPerms:         {do: (*core).setPerms},
+		xenstore.MsgWrite:            {do: (*core).write, changes: true},
+		xenstore.MsgMkdir:            {do: (*core).mkdir, changes: true},
+		xenstore.MsgRemove:           {do: (*core).removeRequest, changes: true},
+		xenstore.MsgSetPerms:         {do: (*core).setPerms, changes: true},
 		xenstore.MsgIsIntroduced:     {do: (*core).isIntroduced, privileged: true},
-		xenstore.MsgResume:           {do: (*core).resume, privileged: true},
-		xenstore.MsgSetTarget:        {do: (*core).setTarget, privileged: true},
+		xenstore.MsgResume:           {do: (*core).resume, privileged: true, changes: true},
+		xenstore.MsgSetTarget:        {do: (*core).setTarget, privileged: true, changes: true},
 		xenstore.MsgResetWatches:     {do: (*core).resetWatches},
 	} {
 		operations[t] = op
@@ -85,7 +86,10 @@ func (c *core) handle(cn *conn, hdr xenstore.Header, payload []byte) error {
 		cn.dom.outstanding++
 		defer req.cause.done()
 	}
-	if err := c.dispatch(cn, req); err != nil {
+	before := c.live
+	err := c.dispatch(cn, req)
+	c.tell(cn.dom.id, hdr.Type, before)
+	if err != nil {
 		if pending, ok := err.(*introduction); ok {
 			return pending
 		}
@@ -109,6 +113,9 @@ func (c *core) dispatch(cn *conn, req *call) error {
 	op := &operations[req.hdr.Type]
 	if op.privileged && !cn.privileged() {
 		return xenstore.EACCES
+	}
+	if op.changes && cn.readOnly {
+		return xenstore.EROFS
 	}
 	if !op.anyTx && req.hdr.TxID != 0 {
 		if req.tx = cn.transaction(req.hdr.TxID); req.tx == nil {

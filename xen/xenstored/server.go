@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,6 +40,16 @@ type Config struct {
 	MaxQueued  int
 	Introducer Introducer   // nil: INTRODUCE makes domains known but no connections
 	Logger     *slog.Logger // nil is silent
+	// Changed is told of each change of the tree: of a request, a transaction that was committed, or a release. It is called with the
+	// server's lock held, in the order of the changes, and must neither wait nor call the server. nil is nobody.
+	Changed func(Change)
+}
+
+// Change is one change of the tree, whole: a transaction's are one.
+type Change struct {
+	Dom           hypercall.DomID  // who made it; of a release by the host, who was released
+	Type          xenstore.MsgType // of the request: MsgTransactionEnd for a transaction
+	Before, After Snapshot
 }
 
 // Server is a Xenstore server. It is safe for concurrent use.
@@ -66,6 +77,8 @@ type Server struct {
 	timer *time.Timer // expires events; nil while none is waited for
 	// +checklocks:mu
 	closed bool
+	// +checklocks:mu
+	frozen []frozen // what Freeze has kept
 }
 
 // New returns a server with an empty store: /tool/xenstored, @introduceDomain and @releaseDomain, all of them domain 0's.
@@ -85,6 +98,7 @@ func New(cfg *Config) *Server {
 	}
 	c := newCore(conf.Quota, conf.MaxQueued)
 	c.introducer = conf.Introducer != nil
+	c.changedBy = conf.Changed
 	return &Server{
 		conf: conf, log: conf.Logger, start: time.Now(), core: c,
 		sessions: map[*session]struct{}{}, paused: map[*session]struct{}{},
@@ -99,7 +113,14 @@ func (s *Server) clock() { s.core.now = int64(time.Since(s.start)) }
 
 // Serve accepts connections and serves them as domain 0, until ctx is done or the server is closed; it closes the listener. Whoever can
 // connect is privileged: the socket's permissions are the guard, as with the C server.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+func (s *Server) Serve(ctx context.Context, l net.Listener) error { return s.serve(ctx, l, false) }
+
+// ServeReadOnly is Serve for those who may read and watch everything, and change nothing: that is answered EROFS.
+func (s *Server) ServeReadOnly(ctx context.Context, l net.Listener) error {
+	return s.serve(ctx, l, true)
+}
+
+func (s *Server) serve(ctx context.Context, l net.Listener, readOnly bool) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -136,12 +157,20 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			return err
 		}
+		s.restrict(ss, readOnly)
 		go func() {
-			if err := ss.serve(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+			if err := ss.serve(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, ErrFrozen) {
 				s.log.Warn("xenstore connection ended", "domain", dom0, "err", err)
 			}
 		}()
 	}
+}
+
+// restrict says, before a connection is served, whether it only reads.
+func (s *Server) restrict(ss *session, readOnly bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ss.cn.readOnly = readOnly
 }
 
 // Accepting can fail for a while, as for want of descriptors.
@@ -210,7 +239,11 @@ func (s *Server) ReleaseDomain(dom hypercall.DomID) error {
 	if dom == dom0 {
 		return fmt.Errorf("xenstored: domain 0 cannot be released: %w", xenstore.EINVAL)
 	}
-	return s.change(func(c *core) { c.releaseDomain(dom) })
+	return s.change(func(c *core) {
+		before := c.live
+		c.releaseDomain(dom)
+		c.tell(dom, xenstore.MsgRelease, before)
+	})
 }
 
 // ShutdownDomain says that a domain has shut down or crashed, and is not gone yet: watchers of @releaseDomain hear of it, once until
@@ -226,6 +259,27 @@ func (s *Server) ResumeDomain(dom hypercall.DomID) error {
 			d.shutdown = false
 		}
 	})
+}
+
+// Domain is what the server knows of a domain.
+type Domain struct {
+	ID         hypercall.DomID
+	Introduced bool // else it is known by what it owns, or because somebody serves it
+	Shutdown   bool // as ShutdownDomain said
+}
+
+// Domains returns the domains that the server knows, but for domain 0, in order of their ids.
+func (s *Server) Domains() []Domain {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Domain
+	for id, d := range s.core.domains {
+		if id != dom0 {
+			all = append(all, Domain{ID: id, Introduced: d.introduced, Shutdown: d.shutdown})
+		}
+	}
+	slices.SortFunc(all, func(a, b Domain) int { return int(a.ID) - int(b.ID) })
+	return all
 }
 
 // change changes the store on the host's behalf and sends what follows from it.
@@ -252,21 +306,11 @@ func (s *Server) Stats() Stats {
 }
 
 // Close ends all connections and listeners, and waits until nothing of the server runs any more. A second Close returns nil.
-func (s *Server) Close() error {
-	s.mu.Lock()
-	s.closed = true
-	var sessions []*session
-	for ss := range s.sessions {
-		sessions = append(sessions, ss)
-	}
-	var listeners []net.Listener
-	for l := range s.listeners {
-		listeners = append(listeners, l)
-	}
-	if s.timer != nil {
-		s.timer.Stop()
-	}
-	s.mu.Unlock()
+func (s *Server) Close() error { return s.shut(func(*session) error { return net.ErrClosed }) }
+
+// shut ends all connections, each for a reason, and all listeners.
+func (s *Server) shut(why func(*session) error) error {
+	sessions, listeners := s.beginShut()
 	var errs []error
 	for _, l := range listeners {
 		if err := l.Close(); !errors.Is(err, net.ErrClosed) { // Serve may be closing it at this moment
@@ -274,10 +318,26 @@ func (s *Server) Close() error {
 		}
 	}
 	for _, ss := range sessions {
-		ss.end(net.ErrClosed)
+		ss.end(why(ss))
 	}
 	s.work.Wait()
 	return errors.Join(errs...)
+}
+
+func (s *Server) beginShut() (sessions []*session, listeners []net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for ss := range s.sessions {
+		sessions = append(sessions, ss)
+	}
+	for l := range s.listeners {
+		listeners = append(listeners, l)
+	}
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	return sessions, listeners
 }
 
 // introduce does what an INTRODUCE needs from outside of the store. A domain is introduced by one client at a time, so that its page has
@@ -347,11 +407,11 @@ func (s *Server) connectDomain(p *introduction) (*session, error) {
 	return s.begin(rw, p.dom)
 }
 
-// serveRing serves the connection of an introduced domain in a goroutine.
+// serveRing serves a connection, such as that of an introduced domain, in a goroutine.
 func (s *Server) serveRing(ss *session) {
 	go func() {
-		if err := ss.serve(context.Background()); err != nil {
-			s.log.Warn("xenstore ring ended", "domain", ss.dom, "err", err)
+		if err := ss.serve(context.Background()); err != nil && !errors.Is(err, ErrFrozen) {
+			s.log.Warn("xenstore connection ended", "domain", ss.dom, "err", err)
 		}
 	}()
 }

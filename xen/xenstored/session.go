@@ -32,6 +32,7 @@ type session struct {
 	dom  hypercall.DomID
 	rw   io.ReadWriteCloser
 	try  nowait.Writer // nil where the stream has none
+	dec  xenstore.Decoder
 	kick chan struct{} // of capacity 1: there is something for the writer
 	room chan struct{} // of capacity 1: a paused reader should look again
 	idle chan struct{} // of capacity 1: nobody writes any more
@@ -75,6 +76,10 @@ func (ss *session) serve(ctx context.Context) error {
 	err := ss.readLoop()
 	ss.violation(err)
 
+	if ss.keep() {
+		writer.Wait()
+		return ErrFrozen
+	}
 	var w sends
 	s.mu.Lock()
 	ended := ss.cn.ended
@@ -97,6 +102,24 @@ func (ss *session) serve(ctx context.Context) error {
 		return nil
 	}
 	return ss.why
+}
+
+// keep reports whether the connection has only been frozen: then it stays what it is in the core.
+func (ss *session) keep() bool {
+	select {
+	case <-ss.done:
+	default:
+		return false // the stream has ended by itself
+	}
+	s := ss.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !errors.Is(ss.why, ErrFrozen) || ss.cn.ended != nil {
+		return false
+	}
+	delete(s.sessions, ss)
+	delete(s.paused, ss)
+	return true
 }
 
 // violation tells a ring's client that it broke the protocol, and counts it.
@@ -125,14 +148,19 @@ func (ss *session) violation(err error) {
 const maxEmptyReads = 100
 
 func (ss *session) readLoop() error {
-	var dec xenstore.Decoder
+	dec := &ss.dec
+	if dec.Partial() > 0 { // what a server before this one has read
+		if err := ss.process(dec, 0); err != nil {
+			return err
+		}
+	}
 	empty := 0
 	for {
 		n, err := ss.rw.Read(dec.Space())
 		dec.Filled(n)
 		if n > 0 {
 			empty = 0
-			if perr := ss.process(&dec, n); perr != nil {
+			if perr := ss.process(dec, n); perr != nil {
 				err = perr
 			}
 		} else if empty++; err == nil && empty > maxEmptyReads {
@@ -141,7 +169,7 @@ func (ss *session) readLoop() error {
 		switch {
 		case err == nil:
 		case errors.Is(err, xenstore.ErrRingReset):
-			if err := ss.restart(&dec); err != nil {
+			if err := ss.restart(dec); err != nil {
 				return err
 			}
 		case errors.Is(err, io.EOF) && dec.Partial() > 0:

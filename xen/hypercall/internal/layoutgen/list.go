@@ -5,7 +5,7 @@ import "github.com/hvkit/hvkit/internal/clayout"
 // headers are Xen's public headers that the structures and constants are in.
 var headers = []string{
 	"xen.h", "errno.h", "grant_table.h", "event_channel.h", "memory.h", "hvm/hvm_op.h", "hvm/params.h", "sched.h", "vcpu.h",
-	"version.h", "features.h",
+	"version.h", "features.h", "domctl.h",
 }
 
 // structures is what package hypercall has codecs or layouts for, under the names of the C types. A member that only x86 or ARM has
@@ -63,6 +63,9 @@ var structures = []clayout.Structure{
 
 	{Name: "struct xen_feature_info", Members: []string{"submap_idx", "submap"}},
 	{Name: "struct xen_compile_info", Members: []string{"compiler", "compile_by", "compile_domain", "compile_date"}},
+
+	{Name: "struct xen_domctl", Members: []string{
+		"cmd", "interface_version", "domain", "u.getdomaininfo.domain", "u.getdomaininfo.flags"}},
 
 	{Name: "struct multicall_entry", Members: []string{
 		"op", "result", "args[0]", "args[1]", "args[2]", "args[3]", "args[4]", "args[5]"}},
@@ -125,6 +128,8 @@ var constants = [][]clayout.Constant{
 		"pagesize", "guest_handle", "commandline", "build_id"),
 	clayout.Prefixed("XENFEAT_", "writable_page_tables", "auto_translated_physmap", "pae_pgdir_above_4gb", "hvm_callback_vector",
 		"hvm_safe_pvclock", "hvm_pirqs", "dom0", "ARM_SMCCC_supported", "not_direct_mapped", "direct_mapped"),
+	clayout.Prefixed("XEN_DOMCTL_", "getdomaininfo", "INTERFACE_VERSION"),
+	clayout.Prefixed("XEN_DOMINF_", "dying", "hvm_guest", "shutdown", "paused", "blocked", "running", "shutdownshift"),
 	clayout.Prefixed("CONSOLEIO_", "write", "read"),
 	clayout.Prefixed("XEN_PVCLOCK_", "TSC_STABLE_BIT", "GUEST_STOPPED"),
 	clayout.Prefixed("XEN_", "LEGACY_MAX_VCPUS"),

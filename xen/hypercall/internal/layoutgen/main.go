@@ -31,10 +31,13 @@ func main() { generator.Main() }
 // source includes the headers. Only the hypervisor and its tools get the latest interface; a guest says which one it wants.
 func source() string {
 	var b strings.Builder
+	b.WriteString("#define __XEN_TOOLS__ 1\n") // domctl.h is for a control domain's tools
 	b.WriteString("#define __XEN_INTERFACE_VERSION__ __XEN_LATEST_INTERFACE_VERSION__\n")
 	for _, h := range headers {
 		fmt.Fprintf(&b, "#include <xen/%s>\n", h)
 	}
+	// A domain of 32 bits has a name for this, which tools have not.
+	b.WriteString("#if defined(__i386__) && !defined(xen_wc_sec_hi)\n#define xen_wc_sec_hi arch.wc_sec_hi\n#endif\n")
 	return b.String()
 }
 
