@@ -410,7 +410,7 @@ func (s *Server) connectDomain(p *introduction) (*session, error) {
 // serveRing serves a connection, such as that of an introduced domain, in a goroutine.
 func (s *Server) serveRing(ss *session) {
 	go func() {
-		if err := ss.serve(context.Background()); err != nil && !errors.Is(err, ErrFrozen) {
+		if err := ss.serve(context.Background()); err != nil && !errors.Is(err, ErrFrozen) && !errors.Is(err, ErrReleased) {
 			s.log.Warn("xenstore connection ended", "domain", ss.dom, "err", err)
 		}
 	}()
