@@ -32,5 +32,6 @@
 // writing without waiting. The tree is an immutable trie from path to node: a snapshot is a pointer, and no operation recurses over the
 // depth of paths.
 //
-// It does not implement: the commands for live update and log control, depth-limited watches, GET_FEATURE and GET_QUOTA (which 4.17 has not either).
+// It does not implement: the commands for live update and log control, depth-limited watches, GET_FEATURE and
+// GET_QUOTA (which 4.17 has not either).
 package xenstored
