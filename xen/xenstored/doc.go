@@ -22,6 +22,7 @@
 //     Events of a path and token that wait already are not queued again.
 //   - What unprivileged domains may use is bounded by a [Quota]. A domain that does not read is not listened to, and loses events.
 //     Domain 0's connections are ended when too much waits for them.
+//   - [Server.Freeze] ends a server and returns what its clients could notice, and [Restore] begins another one with that.
 //   - [Server.ReleaseDomain] leaves nothing of a domain that another one of the same id could inherit.
 //
 // # Inside
@@ -31,5 +32,6 @@
 // writing without waiting. The tree is an immutable trie from path to node: a snapshot is a pointer, and no operation recurses over the
 // depth of paths.
 //
-// It does not implement: live update, log control, depth-limited watches, GET_FEATURE and GET_QUOTA (which 4.17 has not either).
+// It does not implement: the commands for live update and log control, depth-limited watches, GET_FEATURE and
+// GET_QUOTA (which 4.17 has not either).
 package xenstored

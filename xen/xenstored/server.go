@@ -410,10 +410,15 @@ func (s *Server) connectDomain(p *introduction) (*session, error) {
 // serveRing serves a connection, such as that of an introduced domain, in a goroutine.
 func (s *Server) serveRing(ss *session) {
 	go func() {
-		if err := ss.serve(context.Background()); err != nil && !errors.Is(err, ErrFrozen) {
+		if err := ss.serve(context.Background()); err != nil && !ordinary(err) {
 			s.log.Warn("xenstore connection ended", "domain", ss.dom, "err", err)
 		}
 	}()
+}
+
+// ordinary reports whether connections of a healthy server end so.
+func ordinary(err error) bool {
+	return errors.Is(err, ErrFrozen) || errors.Is(err, ErrReleased) || errors.Is(err, net.ErrClosed)
 }
 
 // collect notes which connections have something to send or have ended since the last time. The caller lets w do it once the lock is

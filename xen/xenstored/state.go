@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 
 	"github.com/hvkit/hvkit/xen/hypercall"
@@ -77,7 +78,7 @@ func (s *Server) Freeze(hold func(dom hypercall.DomID, stream io.ReadWriteCloser
 	err := s.shut(func(ss *session) error {
 		handle := hold(ss.dom, ss.rw)
 		if handle == "" {
-			return errors.New("xenstored: not kept")
+			return net.ErrClosed
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
