@@ -17,6 +17,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -103,22 +104,45 @@ func NewClient(conn net.Conn, cfg *ClientConfig) *Client {
 		cfg = new(ClientConfig)
 	}
 	c := &Client{conn: conn, via: cfg.Via}
+	only := &onlyConn{Conn: conn, gone: make(chan struct{})}
+	c.conn = only
 	if cfg.Console {
-		conn = &hvcConn{conn}
+		conn = &hvcConn{only}
+	} else {
+		conn = only
 	}
-	c.http = &http.Client{Transport: transport(conn, cfg.Console)}
+	c.http = &http.Client{Transport: transport(conn, only.gone, cfg.Console)}
 	return c
 }
 
+// onlyConn is a connection beside which there is no other.
+type onlyConn struct {
+	net.Conn
+	once sync.Once
+	gone chan struct{} // closed by Close
+}
+
+// Close implements net.Conn.
+func (c *onlyConn) Close() error {
+	c.once.Do(func() { close(c.gone) })
+	return c.Conn.Close()
+}
+
 // transport returns one that speaks HTTP/2 over conn, and over no other connection.
-func transport(conn net.Conn, slow bool) *http.Transport {
+func transport(conn net.Conn, gone <-chan struct{}, slow bool) *http.Transport {
 	var used atomic.Bool
 	t := &http.Transport{
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			if used.Swap(true) {
-				return nil, net.ErrClosed
+		// Requests that come before the first has its connection each dial. They are given the same one when it is there, and wait for
+		// that.
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if !used.Swap(true) {
+				return conn, nil
 			}
-			return conn, nil
+			select {
+			case <-gone:
+			case <-ctx.Done():
+			}
+			return nil, net.ErrClosed
 		},
 		Protocols:          new(http.Protocols),
 		DisableCompression: true,
