@@ -250,6 +250,18 @@ func (c *channels) pair() (server, client evtchn.Channel) {
 	return server, client
 }
 
+// sendTo waits until the server has made a channel, binds the client to it, and sends an event.
+func (c *channels) sendTo(t *explore.Task, ch *evtchn.Channel) {
+	t.Until("another channel", func() bool { return *ch != nil })
+	other, err := c.tables[1].BindInterdomain(c.domains[0].ID(), (*ch).Port())
+	if err != nil {
+		t.Fatalf("bind: %v", err)
+	}
+	if err := other.Notify(); err != nil {
+		t.Fatalf("notify: %v", err)
+	}
+}
+
 // secondVCPU takes upcalls in beside the first vCPU of the server: two at the same time, at any step.
 func (c *channels) secondVCPU() {
 	c.w.Go("server vCPU 1", func(t *explore.Task) {
@@ -282,14 +294,7 @@ func TestExploreCloseInHandler(t *testing.T) {
 					t.Fatalf("notify: %v", err)
 				}
 			}
-			t.Until("another channel", func() bool { return second != nil })
-			other, err := c.tables[1].BindInterdomain(c.domains[0].ID(), second.Port())
-			if err != nil {
-				t.Fatalf("bind: %v", err)
-			}
-			if err := other.Notify(); err != nil {
-				t.Fatalf("notify: %v", err)
-			}
+			c.sendTo(t, &second)
 		})
 		w.Go("server", func(t *explore.Task) {
 			port := first.Port()

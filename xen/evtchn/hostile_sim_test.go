@@ -43,14 +43,7 @@ func TestE02_CloseInHandlerInEveryOrder(t *testing.T) {
 					t.Fatalf("notify: %v", err)
 				}
 			}
-			t.Until("another channel", func() bool { return second != nil })
-			other, err := c.tables[1].BindInterdomain(c.domains[0].ID(), second.Port())
-			if err != nil {
-				t.Fatalf("bind: %v", err)
-			}
-			if err := other.Notify(); err != nil {
-				t.Fatalf("notify: %v", err)
-			}
+			c.sendTo(t, &second)
 		})
 		w.Go("server", func(t *explore.Task) {
 			t.Until("the handler closed", func() bool { return closed })

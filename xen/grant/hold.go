@@ -1,21 +1,20 @@
 package grant
 
 import (
-	"errors"
 	"fmt"
 	"net"
+	"sync"
 
 	"github.com/hvkit/hvkit/shm"
-	"github.com/hvkit/hvkit/xen/hypercall"
 )
 
-// hold is what shares and mappings have in common: pages, whether they are in use, and what happens when they are let go. The fields
-// below the line are guarded by the table's mu.
+// hold is what the shares and mappings of every table have in common: pages, whether they are in use, and what happens when they are let
+// go. The fields below the line are guarded by the table's mu.
 type hold struct {
-	n      *Native
-	first  hypercall.GFN
-	region *shm.Region
-	what   string // "share" or "mapping", for errors
+	mu      *sync.Mutex // the table's
+	changed condition   // the table's: broadcast when a handle's state or uses changed
+	region  *shm.Region
+	what    string // "share" or "mapping", for errors
 	// ────────
 	at     int // the place among the table's handles
 	state  holdState
@@ -24,6 +23,12 @@ type hold struct {
 	stale  bool // whether it was a resume that ended it
 	told   bool // whether Close has said so
 	notify Notify
+}
+
+// condition is a condition variable, such as [sync.Cond].
+type condition interface {
+	Wait()
+	Broadcast()
 }
 
 type holdState uint8
@@ -41,8 +46,8 @@ func (h *hold) Region() *shm.Region { return h.region }
 
 // use keeps the pages where they are until unuse.
 func (h *hold) use(op string) error {
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	return h.useLocked(op)
 }
 
@@ -59,19 +64,19 @@ func (h *hold) useLocked(op string) error {
 }
 
 func (h *hold) unuse() {
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.uses--
-	h.n.changed.Broadcast()
+	h.changed.Broadcast()
 }
 
 // begin makes the caller the one who lets the pages go, once nothing is under way with them any more. It returns false where
 // somebody else has done that already.
 func (h *hold) begin(leave func()) bool {
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for h.state == ending {
-		h.n.changed.Wait()
+		h.changed.Wait()
 	}
 	if h.state == ended {
 		return false
@@ -79,13 +84,13 @@ func (h *hold) begin(leave func()) bool {
 	h.state = ending
 	leave() // before the wait, so that a resume meanwhile leaves the handle to its ender
 	for h.uses > 0 {
-		h.n.changed.Wait()
+		h.changed.Wait()
 	}
 	return true
 }
 
-// SetNotify implements [Share] and [Mapping].
-func (h *hold) SetNotify(x Notify) error {
+// setNotify sets the notification. register has the platform do it, in place of the one before, and returns which one is in force then.
+func (h *hold) setNotify(x Notify, register func(old, x Notify) (Notify, error)) error {
 	if err := checkNotify(h.region, h.what, x); err != nil {
 		return err
 	}
@@ -93,12 +98,12 @@ func (h *hold) SetNotify(x Notify) error {
 	if err != nil {
 		return err
 	}
-	if err = h.register(old, x); err != nil {
-		x = old
-		err = fmt.Errorf("grant: set the notification of a %s: %w", h.what, err)
+	now, err := register(old, x)
+	h.endArming(now)
+	if err != nil {
+		return fmt.Errorf("grant: set the notification of a %s: %w", h.what, err)
 	}
-	h.endArming(x)
-	return err
+	return nil
 }
 
 // checkNotify returns why the notification cannot be one of the region.
@@ -117,10 +122,10 @@ func checkNotify(r *shm.Region, what string, x Notify) error {
 }
 
 func (h *hold) beginArming() (old Notify, err error) {
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for h.arming {
-		h.n.changed.Wait()
+		h.changed.Wait()
 	}
 	if err := h.useLocked("set the notification"); err != nil {
 		return Notify{}, err
@@ -130,67 +135,19 @@ func (h *hold) beginArming() (old Notify, err error) {
 }
 
 func (h *hold) endArming(now Notify) {
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.notify = now
 	h.arming = false
 	h.uses--
-	h.n.changed.Broadcast()
+	h.changed.Broadcast()
 }
 
-// register has the platform do x, in place of old, when the domain dies. What happens while it lives is done by fire.
-func (h *hold) register(old, x Notify) error {
-	if h.n.notifier == nil || x == old {
-		return nil
+// awaitUses waits until no operation is under way with the pages; no new one begins, for the handle is ended.
+func (h *hold) awaitUses() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.uses > 0 {
+		h.changed.Wait()
 	}
-	oldFrame, _ := h.target(old)
-	frame, off := h.target(x)
-	if old != (Notify{}) && (x == (Notify{}) || oldFrame != frame) {
-		if err := h.n.notifier.SetUnmapNotify(oldFrame, -1, 0); err != nil {
-			return err
-		}
-	}
-	if x == (Notify{}) {
-		return nil
-	}
-	return h.n.notifier.SetUnmapNotify(frame, off, x.Port)
-}
-
-// target returns the frame of a notification, and the byte in it, -1 for none.
-func (h *hold) target(x Notify) (hypercall.GFN, int) {
-	if !x.ClearByte {
-		return h.first, -1
-	}
-	return h.first + hypercall.GFN(x.Offset/shm.PageSize), x.Offset % shm.PageSize
-}
-
-// clearByte is the first half of the notification, and then closes the region.
-func (h *hold) clearByte() {
-	if h.notify.ClearByte {
-		h.region.Store8(h.notify.Offset, 0)
-	}
-	h.region.Close()
-}
-
-// fire is the second half: it sends the event, and has the platform forget the notification, now that the pages are let go but not
-// yet anybody else's.
-func (h *hold) fire(current bool) error {
-	var errs []error
-	if h.notify.Port != 0 && current {
-		h.n.hypercalls.Add(1)
-		if err := hypercall.SendEvent(h.n.c, h.notify.Port); err != nil {
-			errs = append(errs, fmt.Errorf("grant: notify the peer on port %d: %w", h.notify.Port, err))
-		}
-	}
-	if err := h.register(h.notify, Notify{}); err != nil && !errors.Is(err, hypercall.ErrStale) { // a resume takes it back too
-		errs = append(errs, fmt.Errorf("grant: take back the notification of a %s: %w", h.what, err))
-	}
-	return errors.Join(errs...)
-}
-
-// isCurrent reports whether the incarnation is the table's present one.
-func (n *Native) isCurrent(incarnation uint64) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.incarnation == incarnation
 }

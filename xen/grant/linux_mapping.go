@@ -76,7 +76,7 @@ func (s *session) tryMap(peer hypercall.DomID, refs []uint32, access Access) (*l
 	if err := s.l.request(s.dev, xendev.GntdevMap, arg); err != nil {
 		return nil, err
 	}
-	m := &linuxMapping{linuxHold: linuxHold{s: s, node: s.dev, index: arg.Index(), what: "mapping"}, peer: peer, pages: len(refs)}
+	m := &linuxMapping{linuxHold: s.hold(s.dev, arg.Index(), "mapping"), peer: peer, pages: len(refs)}
 	var err error
 	if m.region, err = s.dev.Map(m.index, len(refs), access == ReadWrite); err != nil {
 		return nil, errors.Join(s.l.deviceError(err), m.unmap())

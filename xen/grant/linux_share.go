@@ -49,7 +49,7 @@ func (l *Linux) share(peer hypercall.DomID, pages int, access Access) (*linuxSha
 		}
 		return nil, err
 	}
-	sh := &linuxShare{linuxHold: linuxHold{s: s, node: s.alloc, index: arg.Index(), what: "share"}, refs: make([]Ref, pages)}
+	sh := &linuxShare{linuxHold: s.hold(s.alloc, arg.Index(), "share"), refs: make([]Ref, pages)}
 	for i := range sh.refs {
 		sh.refs[i] = Ref(arg.Ref(i))
 	}

@@ -13,7 +13,7 @@ import (
 
 // mapping is a [Mapping] of a [Native].
 type mapping struct {
-	hold
+	nativeHold
 	incarnation uint64
 	peer        hypercall.DomID
 	handles     []hypercall.GrantHandle // one a page
@@ -60,7 +60,7 @@ func (n *Native) Map(peer hypercall.DomID, refs []Ref, access Access) (Mapping, 
 		return nil, fmt.Errorf("grant: map %d pages of domain %d: reserve frame numbers: %w", pages, peer, err)
 	}
 	m := &mapping{
-		hold: hold{n: n, first: first, what: "mapping"}, incarnation: incarnation, peer: peer,
+		nativeHold: n.hold(first, "mapping"), incarnation: incarnation, peer: peer,
 		handles: make([]hypercall.GrantHandle, pages),
 	}
 	if err := m.mapAll(refs, access); err != nil {

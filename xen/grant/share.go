@@ -10,7 +10,7 @@ import (
 
 // share is a [Share] of a [Native].
 type share struct {
-	hold
+	nativeHold
 	lease lease
 	peer  hypercall.DomID
 
@@ -65,7 +65,9 @@ func (n *Native) fill(l lease, peer hypercall.DomID, access Access) (*share, err
 	for i, r := range l.refs {
 		l.v1.Permit(r, peer, first+hypercall.GFN(i), access)
 	}
-	return &share{hold: hold{n: n, first: first, region: region, what: "share"}, lease: l, peer: peer}, nil
+	s := &share{nativeHold: n.hold(first, "share"), lease: l, peer: peer}
+	s.region = region
+	return s, nil
 }
 
 // addShare makes s one of the table's, unless the table was closed or resumed since its references were taken.
@@ -147,15 +149,6 @@ func (s *share) abandon() error {
 	s.region.Close()
 	s.awaitUses()
 	return errors.Join(s.fire(false), s.n.free(s.first, s.region.Pages()))
-}
-
-// awaitUses waits until no operation is under way with the pages; no new one begins, for the handle is ended.
-func (h *hold) awaitUses() {
-	h.n.mu.Lock()
-	defer h.n.mu.Unlock()
-	for h.uses > 0 {
-		h.n.changed.Wait()
-	}
 }
 
 // frame returns the frame number of one of the share's pages.

@@ -163,6 +163,18 @@ func (e *echo) client(r *xenstore.Ring, number int) []*explore.Task {
 	return []*explore.Task{writer, reader}
 }
 
+// nextClient is who finds the page as another client has left it: it asks for a reset, and then writes and reads.
+func (e *echo) nextClient(what string) {
+	r := e.ring(xenstore.RoleClient)
+	e.w.Go(what, func(t *explore.Task) {
+		if !r.RequestReset() {
+			t.Fatalf("the server has no reset")
+		}
+		e.toServer.Notify()
+		e.client(r, 1)
+	})
+}
+
 func startIndex(w *explore.World) uint32 {
 	return [...]uint32{0, 1<<32 - 900}[w.Choose("where the indices start", 2)]
 }
@@ -190,14 +202,7 @@ func TestExploreRingReconnect(t *testing.T) {
 			if e.sent > e.got {
 				w.Reached("a reset with replies under way")
 			}
-			r := e.ring(xenstore.RoleClient)
-			w.Go("boot", func(t *explore.Task) {
-				if !r.RequestReset() {
-					t.Fatalf("the server has no reset")
-				}
-				e.toServer.Notify()
-				e.client(r, 1)
-			})
+			e.nextClient("boot")
 		}).Kills(first...)
 	})
 }
@@ -220,14 +225,7 @@ func TestExploreRingResume(t *testing.T) {
 			}
 			e.server = e.ring(xenstore.RoleServer)
 			w.Daemon("the next server", e.serve)
-			r := e.ring(xenstore.RoleClient)
-			w.Go("resume", func(t *explore.Task) {
-				if !r.RequestReset() {
-					t.Fatalf("the server has no reset")
-				}
-				e.toServer.Notify()
-				e.client(r, 1)
-			})
+			e.nextClient("resume")
 		}).Kills(parties...)
 	})
 }
