@@ -92,15 +92,16 @@ func execSelf(state string) error {
 	return fmt.Errorf("start %s again: %w", exe, syscall.Exec(exe, restartArgs(os.Args, state), os.Environ()))
 }
 
-// restartArgs returns the command line with another --restore.
+// restartArgs returns the command line with the state in the place of what the daemon began with, be it --restore or --restore-from.
 func restartArgs(args []string, state string) []string {
 	var out []string
 	for i := 0; i < len(args); i++ {
+		name, _, whole := strings.Cut(args[i], "=")
 		switch {
-		case args[i] == "--restore":
-			i++
-		case !strings.HasPrefix(args[i], "--restore="):
+		case name != "--restore" && name != "--restore-from":
 			out = append(out, args[i])
+		case !whole:
+			i++ // its value is the next
 		}
 	}
 	return append(out, "--restore="+state)

@@ -16,6 +16,7 @@ func TestRestartArgs(t *testing.T) {
 	want := []string{"hvkit", "xenstored", "--dom0", "--state=s", "--restore=new"}
 	for _, args := range []string{
 		"hvkit xenstored --dom0 --state=s", "hvkit xenstored --restore old --dom0 --state=s", "hvkit xenstored --dom0 --restore=old --state=s",
+		"hvkit xenstored --dom0 --restore-from=/h@HEAD --state=s", "hvkit xenstored --restore-from /h@HEAD --dom0 --state=s",
 	} {
 		require.Equal(t, want, restartArgs(strings.Fields(args), "new"))
 	}
